@@ -22,7 +22,7 @@ CREATE TABLE streams (
     trimmed bigint   NOT NULL DEFAULT 0, -- every event up to here has been deleted
     armed   bigint   NOT NULL DEFAULT 0, -- seq that last turned the lane from idle to owed
     lane    smallint NOT NULL DEFAULT 0, -- 0 idle, 1 owed (a delivery job exists), 2 parked (nobody connected)
-    CHECK (length(user_id) BETWEEN 1 AND 256),
+    CHECK (octet_length(user_id) BETWEEN 1 AND 256),
     CHECK (0 <= trimmed AND trimmed <= acked AND acked <= head),
     CHECK (lane IN (0, 1, 2))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
