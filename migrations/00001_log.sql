@@ -9,7 +9,9 @@
 -- starts again instead of skipping.
 CREATE TABLE meta (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    epoch    text NOT NULL DEFAULT gen_random_uuid()::text
+    epoch    text NOT NULL DEFAULT gen_random_uuid()::text,
+    -- how far trim has walked through the streams; '' starts anew
+    trim_after text COLLATE "C" NOT NULL DEFAULT ''
 );
 INSERT INTO meta DEFAULT VALUES;
 

@@ -1,0 +1,242 @@
+package events
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Bounds of the append queue and of one group commit.
+const (
+	queueRequests = 8192     // requests that may wait for a commit
+	queueBytes    = 64 << 20 // payload bytes that may wait for a commit
+	batchMessages = 256      // messages per commit; a larger request is committed alone
+	batchBytes    = 1 << 20  // payload bytes per commit
+	commitTimeout = 5 * time.Second
+	commitTries   = 5 // of a batch that lost a race and was rolled back
+)
+
+// appender commits the messages of concurrent requests together: it flushes at
+// once when no flush is in flight and collects while one is. One batch is in
+// flight at a time; several writers that share users only wait for each other's
+// row locks (measured: no gain, more CPU).
+type appender struct {
+	store    appendStore
+	metrics  *metrics
+	tail     *tail
+	onCommit func([]Head)
+	queue    chan *appendRequest
+	queued   atomic.Int64 // payload bytes in queue
+}
+
+// appendRequest is one Append: all of it is committed together, or none.
+type appendRequest struct {
+	msgs     []Message
+	bytes    int
+	receipts []Receipt
+	err      error
+	done     chan struct{}
+}
+
+func newAppender(cfg Config, m *metrics, t *tail) *appender {
+	return &appender{
+		store:    appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay},
+		metrics:  m,
+		tail:     t,
+		onCommit: cfg.OnCommit,
+		queue:    make(chan *appendRequest, queueRequests),
+	}
+}
+
+// Append writes messages to their users' streams, in the order given, as one
+// transaction, and returns when they are on disk. receipts[i] belongs to msgs[i];
+// a receipt whose Err is ErrKeyReused is the only message of the group that is not
+// in the log. When Postgres refuses a value, every receipt of the group says so.
+//
+// Errors: ErrOverloaded and ErrUnavailable (nothing was written), ErrOutcomeUnknown.
+// When ctx ends first, Append returns its error, and the messages may still be
+// committed.
+func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
+	r := &appendRequest{msgs: msgs, done: make(chan struct{})}
+	for i := range msgs {
+		r.bytes += len(msgs[i].Payload)
+	}
+	if err := l.appends.enqueue(r); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.done:
+		return r.receipts, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (a *appender) enqueue(r *appendRequest) error {
+	queued := a.queued.Add(int64(r.bytes))
+	if queued <= queueBytes || queued == int64(r.bytes) {
+		select {
+		case a.queue <- r:
+			return nil
+		default:
+		}
+	}
+	a.queued.Add(-int64(r.bytes))
+	a.metrics.appendErrors.WithLabelValues("overloaded").Inc()
+	return ErrOverloaded
+}
+
+// run is the only writer, so commit order is the order of arrival.
+func (a *appender) run(ctx context.Context) {
+	batch := make([]*appendRequest, 0, batchMessages)
+	var carry *appendRequest // the request that did not fit the last batch
+	for {
+		if carry == nil {
+			select {
+			case carry = <-a.queue:
+			case <-ctx.Done():
+				a.refuseRest()
+				return
+			}
+		}
+		batch, carry = a.gather(append(batch[:0], carry))
+		a.metrics.queued.Set(float64(a.queued.Load()))
+		a.commit(ctx, batch)
+		for _, r := range batch {
+			close(r.done)
+		}
+		clear(batch)
+	}
+}
+
+// gather adds to batch what is waiting already, up to the bounds of a commit.
+func (a *appender) gather(batch []*appendRequest) (_ []*appendRequest, carry *appendRequest) {
+	msgs, bytes := len(batch[0].msgs), batch[0].bytes
+	for {
+		select {
+		case r := <-a.queue:
+			msgs, bytes = msgs+len(r.msgs), bytes+r.bytes
+			if msgs > batchMessages || bytes > batchBytes {
+				return batch, r
+			}
+			batch = append(batch, r)
+		default:
+			return batch, nil
+		}
+	}
+}
+
+// refuseRest answers what nobody will commit any more.
+func (a *appender) refuseRest() {
+	for {
+		select {
+		case r := <-a.queue:
+			r.err = ErrUnavailable
+			close(r.done)
+		default:
+			return
+		}
+	}
+}
+
+// commit writes a batch and fills in its requests' answers.
+func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
+	for _, r := range batch {
+		a.queued.Add(-int64(r.bytes))
+	}
+	start := time.Now()
+	heads, err := a.try(ctx, batch)
+	a.metrics.commitSeconds.Observe(time.Since(start).Seconds())
+	if err == nil {
+		a.committed(batch, heads)
+		return
+	}
+	if _, rolledBack := refused(err); rolledBack && len(batch) > 1 {
+		// One message, or one user locked by something slow, must not fail the others.
+		for i := range batch {
+			a.commitAlone(ctx, batch[i:i+1])
+		}
+		return
+	}
+	a.failed(batch, err)
+}
+
+// commitAlone commits one request on its own.
+func (a *appender) commitAlone(ctx context.Context, one []*appendRequest) {
+	heads, err := a.try(ctx, one)
+	if err != nil {
+		a.failed(one, err)
+		return
+	}
+	a.committed(one, heads)
+}
+
+// try writes a batch, again as long as it was rolled back for losing a race.
+func (a *appender) try(ctx context.Context, batch []*appendRequest) (heads []Head, err error) {
+	// Not the requests' contexts: one that gives up must not fail the others.
+	// And not cancelled by the shutdown, so that what has begun is answered.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	defer cancel()
+	for range commitTries {
+		heads, err = a.store.write(ctx, batch)
+		if !lostRace(err) && !pgconn.SafeToRetry(err) {
+			return heads, err
+		}
+		a.metrics.appendErrors.WithLabelValues("lost_race").Inc()
+	}
+	return heads, err
+}
+
+// committed feeds the tail, then wakes: the other way round a session would
+// wake, miss the tail and ask Postgres.
+func (a *appender) committed(batch []*appendRequest, heads []Head) {
+	var msgs, repeated, bytes int
+	for _, r := range batch {
+		for i := range r.msgs {
+			m, rc := &r.msgs[i], &r.receipts[i]
+			if rc.Err != nil {
+				continue
+			}
+			if rc.Repeated {
+				repeated++
+				continue
+			}
+			msgs++
+			bytes += len(m.Payload)
+			a.tail.push(m.UserID, Event{
+				Seq: rc.Seq, Payload: m.Payload, Type: m.Type, Traceparent: m.Traceparent,
+				CreatedAt: rc.AcceptedAt, ExpiresAt: rc.ExpiresAt,
+			})
+		}
+	}
+	a.metrics.appended.Add(float64(msgs))
+	a.metrics.appendedBytes.Add(float64(bytes))
+	a.metrics.repeated.Add(float64(repeated))
+	a.metrics.batchSize.Observe(float64(msgs))
+	if len(heads) > 0 {
+		a.onCommit(heads)
+	}
+}
+
+func (a *appender) failed(batch []*appendRequest, err error) {
+	reason := "unavailable"
+	switch {
+	case badData(err):
+		reason = "data"
+	case isOutcomeUnknown(err):
+		reason = "outcome_unknown"
+	}
+	for _, r := range batch {
+		a.metrics.appendErrors.WithLabelValues(reason).Inc()
+		if reason == "data" {
+			r.receipts = make([]Receipt, len(r.msgs))
+			for i := range r.receipts {
+				r.receipts[i].Err = err
+			}
+			continue
+		}
+		r.err = err
+	}
+}

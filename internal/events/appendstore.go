@@ -1,0 +1,222 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// appendStore is the SQL of the group commit.
+type appendStore struct {
+	pool         *pgxpool.Pool
+	deliverDelay time.Duration
+}
+
+// appendSQL numbers and inserts a batch, and inserts the delivery jobs of the
+// lanes that it turned from idle to owed.
+//
+// $1, $2: the users, sorted, and how many messages each gets: the upsert locks
+// the streams in that order, existing ones and new ones alike (locking the
+// existing first and inserting the missing later deadlocks with a batch that
+// has just created one of them). $3 …: a row per message; back is its distance
+// from the user's new head. Empty arrays stand for all NULL.
+//
+// armed tells whether this batch turned the lane: PostgreSQL before 18 cannot
+// return the old row of an upsert.
+const appendSQL = `
+WITH counts AS (SELECT * FROM unnest($1::text[], $2::int[]) AS c(user_id, n)),
+up AS (
+	INSERT INTO streams AS s (user_id, head, armed, lane)
+	SELECT user_id, n, 1, 1 FROM counts
+	ON CONFLICT (user_id) DO UPDATE SET
+		head  = s.head + excluded.head,
+		armed = CASE WHEN s.lane = 0 THEN s.head + 1 ELSE s.armed END,
+		lane  = CASE WHEN s.lane = 0 THEN 1 ELSE s.lane END
+	RETURNING user_id, head, armed, lane),
+ev AS (
+	INSERT INTO events (user_id, seq, payload, publisher, created_at, expires_at, type, idempotency_key, traceparent)
+	SELECT m.user_id, up.head - m.back, m.payload, m.publisher, now(), now() + m.ttl * interval '1 millisecond',
+		m.type, m.idempotency_key, m.traceparent
+	FROM unnest($3::text[], $4::int[], $5::bytea[], $6::text[], $7::bigint[], $8::text[], $9::text[], $10::text[])
+		AS m(user_id, back, payload, publisher, ttl, type, idempotency_key, traceparent)
+	JOIN up ON up.user_id = m.user_id),
+jobs AS (
+	INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at)
+	SELECT jsonb_build_object('user_id', up.user_id), '` + JobKind + `', '` + JobQueue + `', ` + jobMaxAttempts + `, now() + $11::interval
+	FROM up JOIN counts ON counts.user_id = up.user_id
+	WHERE up.lane = 1 AND up.armed = up.head - counts.n + 1)
+SELECT user_id, head, now() FROM up`
+
+// outcomeUnknown is a failure after which only Postgres knows whether the batch
+// was committed.
+type outcomeUnknown struct{ cause error }
+
+func (e *outcomeUnknown) Error() string   { return ErrOutcomeUnknown.Error() + ": " + e.cause.Error() }
+func (e *outcomeUnknown) Unwrap() []error { return []error{ErrOutcomeUnknown, e.cause} }
+
+func isOutcomeUnknown(err error) bool { return errors.Is(err, ErrOutcomeUnknown) }
+
+// write commits a batch and fills in the receipts. It returns the new heads of
+// the streams that grew.
+func (s *appendStore) write(ctx context.Context, batch []*appendRequest) ([]Head, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("append events: %w: %w", ErrUnavailable, err)
+	}
+	defer conn.Release()
+
+	for _, r := range batch {
+		r.receipts = make([]Receipt, len(r.msgs))
+	}
+	if keyed(batch) {
+		return s.writeKeyed(ctx, conn.Conn(), batch)
+	}
+	rows := newAppendRows(batch)
+	acceptedAt, err := rows.insert(ctx, conn.Conn(), s.deliverDelay)
+	if err != nil {
+		return nil, appendError(err)
+	}
+	rows.receipts(acceptedAt)
+	return rows.heads, nil
+}
+
+// appendError tells a statement that Postgres rolled back from one whose fate
+// nobody knows.
+func appendError(err error) error {
+	if _, ok := refused(err); ok || pgconn.SafeToRetry(err) {
+		return fmt.Errorf("append events: %w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("append events: %w", &outcomeUnknown{err})
+}
+
+// appendRow is one message on its way into the log.
+type appendRow struct {
+	msg     *Message
+	receipt *Receipt
+	user    int // index in heads
+}
+
+// appendRows is a batch in the shape of appendSQL's arguments.
+type appendRows struct {
+	rows  []appendRow
+	heads []Head // sorted by user; Seq is the count before insert, the head after
+}
+
+// newAppendRows takes the messages of a batch that are still to be written: all
+// whose receipt is empty.
+func newAppendRows(batch []*appendRequest) *appendRows {
+	a := &appendRows{}
+	index := map[string]int{}
+	for _, r := range batch {
+		for i := range r.msgs {
+			if r.receipts[i] != (Receipt{}) {
+				continue
+			}
+			m := &r.msgs[i]
+			if _, ok := index[m.UserID]; !ok {
+				index[m.UserID] = 0
+				a.heads = append(a.heads, Head{UserID: m.UserID})
+			}
+			a.rows = append(a.rows, appendRow{msg: m, receipt: &r.receipts[i]})
+		}
+	}
+	// Bytewise, as the column's collation "C" compares.
+	slices.SortFunc(a.heads, func(x, y Head) int { return strings.Compare(x.UserID, y.UserID) })
+	for i := range a.heads {
+		index[a.heads[i].UserID] = i
+	}
+	for i := range a.rows {
+		a.rows[i].user = index[a.rows[i].msg.UserID]
+		a.heads[a.rows[i].user].Seq++
+	}
+	return a
+}
+
+type queryer interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// insert runs appendSQL. After it, heads and receipts hold the allocated seqs.
+func (a *appendRows) insert(ctx context.Context, db queryer, deliverDelay time.Duration) (acceptedAt time.Time, err error) {
+	args := a.args(deliverDelay)
+	rows, err := db.Query(ctx, appendSQL, args...)
+	if err != nil {
+		return acceptedAt, err
+	}
+	var head Head
+	found := 0
+	_, err = pgx.ForEachRow(rows, []any{&head.UserID, &head.Seq, &acceptedAt}, func() error {
+		i, ok := slices.BinarySearchFunc(a.heads, head.UserID, func(h Head, user string) int { return strings.Compare(h.UserID, user) })
+		if !ok {
+			return fmt.Errorf("user %q was not in the batch", head.UserID)
+		}
+		a.heads[i].Seq = head.Seq
+		found++
+		return nil
+	})
+	if err == nil && found != len(a.heads) {
+		err = fmt.Errorf("%d of %d streams answered", found, len(a.heads))
+	}
+	return acceptedAt, err
+}
+
+// args builds appendSQL's arguments. Columns that no message of the batch uses
+// are sent as empty arrays.
+func (a *appendRows) args(deliverDelay time.Duration) []any {
+	users, counts := make([]string, len(a.heads)), make([]int32, len(a.heads))
+	for i, h := range a.heads {
+		users[i], counts[i] = h.UserID, int32(h.Seq)
+	}
+	n := len(a.rows)
+	var (
+		owners, publishers = make([]string, n), make([]string, n)
+		back               = make([]int32, n)
+		payloads           = make([][]byte, n)
+		ttls               = make([]int64, n)
+		types, keys, trace []*string
+		left               = slices.Clone(counts)
+	)
+	set := func(column *[]*string, i int, value *string) {
+		if *value == "" {
+			return
+		}
+		if *column == nil {
+			*column = make([]*string, n)
+		}
+		(*column)[i] = value
+	}
+	for i, row := range a.rows {
+		left[row.user]--
+		m := row.msg
+		owners[i], publishers[i], back[i] = m.UserID, m.Publisher, left[row.user]
+		payloads[i], ttls[i] = m.Payload, m.TTL.Milliseconds()
+		set(&types, i, &m.Type)
+		set(&keys, i, &m.Key)
+		set(&trace, i, &m.Traceparent)
+		row.receipt.Seq = -int64(back[i]) // the head is added when it is known
+	}
+	return []any{users, counts, owners, back, payloads, publishers, ttls, orEmpty(types), orEmpty(keys), orEmpty(trace), deliverDelay}
+}
+
+func orEmpty(column []*string) []*string {
+	if column == nil {
+		return []*string{}
+	}
+	return column
+}
+
+// receipts answers the rows that insert has written.
+func (a *appendRows) receipts(acceptedAt time.Time) {
+	for _, row := range a.rows {
+		row.receipt.Seq += a.heads[row.user].Seq
+		row.receipt.AcceptedAt = acceptedAt
+		row.receipt.ExpiresAt = acceptedAt.Add(row.msg.TTL)
+	}
+}

@@ -1,0 +1,54 @@
+// Package events is the event log: the only queue there is, and every SQL
+// statement on it.
+//
+// # Promise
+//
+// A message whose Append returned is on disk. Within a user's stream events are
+// numbered 1, 2, 3 … without a hole, in the order in which they were committed.
+//
+// # Authority
+//
+// Postgres. What this package keeps in memory is either not yet answered (the
+// append queue), a copy of what has just been committed (the tail) or free to
+// lose (acks that have not been written yet).
+//
+// # States
+//
+// A stream has a head (last seq appended) and an acked position (every seq up
+// to there was confirmed by a client, or has expired). What lies between is
+// pending. Its lane says who owes the delivery of what is pending:
+//
+//	idle    nothing is pending
+//	owed    an unfinished delivery job exists for this user
+//	parked  something may be pending, but nobody is connected
+//
+//	        append                    job: nothing pending
+//	idle ────────────▶ owed ───────────────────────────────▶ idle
+//	                    ▲ │ job: nobody connected
+//	  connect, pending  │ ▼
+//	                   parked ─────────────────────────────▶ idle
+//	                            connect, nothing pending
+//
+// Every transition happens under the lock of the stream's row, and whoever turns
+// a lane to owed inserts the delivery job in the same transaction. So, after any
+// commit:
+//
+//	I1  never head > acked while the lane is idle
+//	I2  lane owed ⇒ at least one unfinished delivery job exists
+//	I3  lane parked ⇒ no live session
+//	I5  acked ≤ what some client has confirmed, or expired
+//
+// Two rules keep this true. Statements that lock several streams lock them in
+// the order of their user ids, in one statement. And what depends on a lock is
+// looked at in a later statement than the one that takes it: under READ
+// COMMITTED a statement's snapshot is older than the locks it waits for.
+//
+// # Failure
+//
+// An append that Postgres refused is rolled back as a whole and then tried
+// message by message, so that one bad message fails alone. An append whose
+// connection broke while it ran is never repeated: its outcome is unknown, and
+// only the publisher's idempotency key can decide. A failed ack is kept and
+// written later; losing one only delivers again. A failed read is the reader's
+// to repeat.
+package events

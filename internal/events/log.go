@@ -1,0 +1,82 @@
+package events
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+)
+
+// Head says how far a user's stream has grown.
+type Head struct {
+	UserID string
+	Seq    int64
+}
+
+// Config is what a Log needs. Durable, Relaxed and OnCommit are required.
+type Config struct {
+	// Durable commits to disk before it answers: appends and reads.
+	Durable *pgxpool.Pool
+	// Relaxed runs with synchronous_commit=off: acks, lanes, presence and trim.
+	// Losing the last of them in a crash of Postgres only delivers again.
+	Relaxed *pgxpool.Pool
+	// OnCommit is told what has just been committed, so that sessions can be
+	// woken. It is called from the only commit loop and must not block.
+	OnCommit func([]Head)
+	// DeliverDelay is how long after an append its delivery job becomes due.
+	DeliverDelay time.Duration
+	// Lease is how long a replica is taken for alive after its last heartbeat.
+	Lease time.Duration
+	// Retention is how long delivered events stay readable.
+	Retention time.Duration
+	// Metrics receives the log's metrics.
+	Metrics prometheus.Registerer
+}
+
+// Log is the event log of one replica. All methods are safe for concurrent use.
+type Log struct {
+	cfg     Config
+	metrics metrics
+	appends *appender
+	reads   *reader
+	acks    *acker
+	tail    *tail
+}
+
+// New makes a Log. Append, Read and Ack are served once Run is running.
+func New(cfg Config) *Log {
+	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail()}
+	l.appends = newAppender(cfg, &l.metrics, l.tail)
+	l.reads = newReader(cfg.Durable, &l.metrics)
+	l.acks = newAcker(cfg.Relaxed, &l.metrics)
+	return l
+}
+
+// Run serves appends, reads and acks until ctx ends; then it answers what is
+// queued with ErrUnavailable, writes the last acks and returns nil.
+func (l *Log) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { l.appends.run(ctx); return nil })
+	for range readLoops {
+		g.Go(func() error { l.reads.run(ctx); return nil })
+	}
+	g.Go(func() error { l.acks.run(ctx); return nil })
+	return g.Wait()
+}
+
+// Epoch is the log's incarnation: it changes when the log was restored from a
+// backup, and a position is worth nothing in another epoch.
+func (l *Log) Epoch(ctx context.Context) (string, error) {
+	var epoch string
+	err := l.cfg.Relaxed.QueryRow(ctx, `SELECT epoch FROM meta`).Scan(&epoch)
+	return epoch, unavailable("read epoch", err)
+}
+
+// Watch keeps a copy of a user's newest events at hand, until Unwatch: call it
+// when the user's first session of this replica opens.
+func (l *Log) Watch(userID string) { l.tail.watch(userID) }
+
+// Unwatch ends Watch: call it when the user's last session of this replica is gone.
+func (l *Log) Unwatch(userID string) { l.tail.unwatch(userID) }

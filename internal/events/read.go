@@ -1,0 +1,179 @@
+package events
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Bounds of reading. Read returns at most maxPageEvents events and stops after
+// the one that reaches maxPageBytes, so a page is at most that plus one message.
+const (
+	readLoops     = 2  // statements in flight
+	readGroup     = 64 // readers that share a statement
+	readQueue     = 1024
+	maxPageEvents = 256
+	maxPageBytes  = 256 << 10
+	readTimeout   = 5 * time.Second
+)
+
+// reader reads for several sessions with one statement: a wake from another
+// replica usually concerns many users at once.
+type reader struct {
+	pool    *pgxpool.Pool
+	metrics *metrics
+	queue   chan *readRequest
+}
+
+type readRequest struct {
+	user  string
+	after int64
+	page  Page
+	err   error
+	done  chan struct{}
+}
+
+func newReader(pool *pgxpool.Pool, m *metrics) *reader {
+	return &reader{pool: pool, metrics: m, queue: make(chan *readRequest, readQueue)}
+}
+
+// Read returns the events of a user after a position. Page.Through says how far
+// the log was looked at; when it is not less than the user's head, there was
+// nothing more. knownHead, when positive, is a head that the caller has heard of:
+// if the tail reaches it, Postgres is not asked whether there is more.
+//
+// Errors: ErrUnavailable, or ctx's.
+func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (Page, error) {
+	if knownHead > after {
+		if found, ok := l.tail.read(userID, after, maxPageEvents, time.Now()); ok {
+			l.metrics.reads.WithLabelValues("tail").Inc()
+			return Page{Events: found, Through: found[len(found)-1].Seq}, nil
+		}
+	}
+	l.metrics.reads.WithLabelValues("log").Inc()
+	r := &readRequest{user: userID, after: after, done: make(chan struct{})}
+	select {
+	case l.reads.queue <- r:
+	case <-ctx.Done():
+		return Page{}, context.Cause(ctx)
+	}
+	select {
+	case <-r.done:
+		return r.page, r.err
+	case <-ctx.Done():
+		return Page{}, context.Cause(ctx)
+	}
+}
+
+func (r *reader) run(ctx context.Context) {
+	for {
+		select {
+		case first := <-r.queue:
+			r.serve(r.gather(first))
+		case <-ctx.Done():
+			r.refuseRest()
+			return
+		}
+	}
+}
+
+func (r *reader) gather(first *readRequest) []*readRequest {
+	group := []*readRequest{first}
+	for len(group) < readGroup {
+		select {
+		case next := <-r.queue:
+			group = append(group, next)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+func (r *reader) refuseRest() {
+	for {
+		select {
+		case next := <-r.queue:
+			next.err = ErrUnavailable
+			close(next.done)
+		default:
+			return
+		}
+	}
+}
+
+func (r *reader) serve(group []*readRequest) {
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	start := time.Now()
+	err := r.read(ctx, group)
+	r.metrics.readSeconds.Observe(time.Since(start).Seconds())
+	for _, req := range group {
+		if err != nil {
+			req.page, req.err = Page{}, unavailable("read events", err)
+		}
+		close(req.done)
+	}
+}
+
+// readSQL returns a row per event, and one row with a NULL seq for a stream that
+// has none. The head comes from the same snapshot as the events: what is at or
+// below it and not returned is gone for good.
+const readSQL = `
+SELECT q.i, s.head, e.seq, e.payload, coalesce(e.type, ''), coalesce(e.traceparent, ''), e.created_at, e.expires_at
+FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS q(user_id, after, i)
+JOIN streams s ON s.user_id = q.user_id
+LEFT JOIN LATERAL (
+	SELECT * FROM (
+		SELECT seq, payload, type, traceparent, created_at, expires_at,
+			sum(octet_length(payload)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - octet_length(payload) AS bytes_before
+		FROM events
+		WHERE user_id = q.user_id AND seq > q.after AND expires_at > now()
+		ORDER BY seq LIMIT $3) page
+	WHERE bytes_before < $4) e ON true
+ORDER BY q.i, e.seq`
+
+func (r *reader) read(ctx context.Context, group []*readRequest) error {
+	users, after := make([]string, len(group)), make([]int64, len(group))
+	for i, req := range group {
+		users[i], after[i] = req.user, req.after
+		req.page.Through = req.after
+	}
+	rows, err := r.pool.Query(ctx, readSQL, users, after, maxPageEvents, maxPageBytes)
+	if err != nil {
+		return err
+	}
+	var (
+		i         int64
+		head      int64
+		seq       *int64
+		e         Event
+		created   *time.Time
+		expires   *time.Time
+		pageBytes = make([]int, len(group))
+	)
+	_, err = pgx.ForEachRow(rows, []any{&i, &head, &seq, &e.Payload, &e.Type, &e.Traceparent, &created, &expires}, func() error {
+		if i < 1 || i > int64(len(group)) {
+			return fmt.Errorf("reader %d did not ask", i)
+		}
+		page := &group[i-1].page
+		page.Through = max(page.Through, head)
+		if seq != nil {
+			e.Seq, e.CreatedAt, e.ExpiresAt = *seq, *created, *expires
+			page.Events = append(page.Events, e)
+			pageBytes[i-1] += len(e.Payload)
+			e.Payload = nil // the next row's must not share it
+		}
+		return nil
+	})
+	for i, req := range group {
+		// A page that was cut says only how far it goes.
+		if n := len(req.page.Events); n == maxPageEvents || pageBytes[i] >= maxPageBytes {
+			req.page.Through = req.page.Events[n-1].Seq
+		}
+	}
+	return err
+}
