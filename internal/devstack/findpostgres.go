@@ -65,7 +65,11 @@ func FindPostgres(ctx context.Context, install bool, out io.Writer) (binDir stri
 // searchPostgres returns the first usable directory, of exactly the major
 // version wanted unless that is 0; "" if there is none.
 func searchPostgres(ctx context.Context, wanted int, out io.Writer) string {
-	for _, dir := range candidates(ctx) {
+	return firstUsable(ctx, candidates(ctx), wanted, out)
+}
+
+func firstUsable(ctx context.Context, dirs []string, wanted int, out io.Writer) string {
+	for _, dir := range dirs {
 		major, err := binariesVersion(ctx, dir)
 		switch {
 		case err != nil:

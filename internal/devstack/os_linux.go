@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -12,9 +13,9 @@ import (
 // if that is locked to its thread.
 func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = stopFast }
 
-// workingIn reports whether any process has dir as its working directory, as
-// every process of a running PostgreSQL has its data directory. known is false
-// when that cannot be told.
+// workingIn reports whether any PostgreSQL process has dir as its working
+// directory, as every process of a running one has its data directory. known is
+// false when that cannot be told.
 func workingIn(dir string) (working, known bool) {
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
@@ -35,7 +36,11 @@ func workingIn(dir string) (working, known bool) {
 			continue
 		}
 		seen++
-		if cwd == real {
+		if cwd != real {
+			continue
+		}
+		// A shell somebody left there does not count.
+		if name, err := os.ReadFile("/proc/" + entry.Name() + "/comm"); err == nil && strings.HasPrefix(string(name), "postgres") {
 			return true, true
 		}
 	}

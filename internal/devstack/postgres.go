@@ -23,6 +23,9 @@ var ErrAttached = errors.New("this PostgreSQL belongs to another process")
 // log after a crash may take a while, an hour would be a fault.
 const startTimeout = 2 * time.Minute
 
+// cannotConnectNow is what PostgreSQL answers while it starts or stops.
+const cannotConnectNow = "57P03"
+
 // PostgresConfig says where a private PostgreSQL lives and how it runs.
 type PostgresConfig struct {
 	// Dir holds everything: the data directory, PostgreSQL's log, and the
@@ -133,7 +136,11 @@ func (p *Postgres) attach(ctx context.Context) (bool, error) {
 			return true, nil
 		}
 		working, known := workingIn(p.paths.data)
-		answered := errors.As(err, new(*pgconn.PgError))
+		var refused *pgconn.PgError
+		answered := errors.As(err, &refused)
+		if answered && refused.Code != cannotConnectNow {
+			return true, nil // no room for one more, say: it runs all the same
+		}
 		if !answered && !working {
 			if known {
 				return false, p.paths.removeLeftovers()
