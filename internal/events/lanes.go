@@ -121,9 +121,9 @@ func (l *Log) Detach(ctx context.Context, sessionIDs ...string) error {
 
 // Debt is what a delivery job finds.
 type Debt struct {
-	Lane         Lane      // Idle and Parked end the job
-	Duplicate    bool      // the lane was not owed when the job looked: another one served it
-	PendingSince time.Time // when the oldest pending event was appended; zero if it has expired
+	Lane       Lane          // Idle and Parked end the job
+	Duplicate  bool          // the lane was not owed when the job looked: another one served it
+	PendingFor time.Duration // how long ago, by Postgres's clock, the oldest pending event was appended
 }
 
 const (
@@ -135,8 +135,8 @@ WHERE user_id = $1 AND lane = 1 AND (acked >= head OR NOT EXISTS (
 	WHERE x.user_id = $1 AND r.heartbeat_at > now() - $2::interval))
 RETURNING lane`
 
-	pendingSinceSQL = `
-SELECT e.created_at FROM streams s JOIN events e ON e.user_id = s.user_id AND e.seq > s.acked
+	pendingForSQL = `
+SELECT clock_timestamp() - e.created_at FROM streams s JOIN events e ON e.user_id = s.user_id AND e.seq > s.acked
 WHERE s.user_id = $1 ORDER BY e.seq LIMIT 1`
 )
 
@@ -149,7 +149,7 @@ func (l *Log) Settle(ctx context.Context, userID string) (Debt, error) {
 	b := &pgx.Batch{}
 	b.Queue(`SELECT lane FROM streams WHERE user_id = $1 FOR NO KEY UPDATE`, userID)
 	b.Queue(settleSQL, userID, l.cfg.Lease)
-	b.Queue(pendingSinceSQL, userID)
+	b.Queue(pendingForSQL, userID)
 	results := l.cfg.Relaxed.SendBatch(ctx, b)
 	defer results.Close()
 
@@ -171,7 +171,7 @@ func readDebt(results pgx.BatchResults) (debt Debt, err error) {
 	if err := results.QueryRow().Scan(&debt.Lane); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return debt, err
 	}
-	if err := results.QueryRow().Scan(&debt.PendingSince); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	if err := results.QueryRow().Scan(&debt.PendingFor); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return debt, err
 	}
 	return debt, nil

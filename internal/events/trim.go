@@ -45,9 +45,9 @@ func (l *Log) Trim(ctx context.Context, budget time.Duration) (Trimmed, error) {
 
 const (
 	// trimChunkSQL takes the next streams in order, and says which have something
-	// to do. The walk's lock keeps two trims from doing the same.
+	// to do. While another trim walks it finds none.
 	trimChunkSQL = `
-WITH walk AS (SELECT trim_after FROM meta FOR UPDATE),
+WITH walk AS (SELECT trim_after FROM meta FOR UPDATE SKIP LOCKED),
 chunk AS (
 	SELECT s.user_id, s.head, s.acked, s.trimmed FROM streams s, walk
 	WHERE s.user_id > walk.trim_after ORDER BY s.user_id LIMIT $1)

@@ -1,0 +1,39 @@
+package hub
+
+import "time"
+
+// Close codes are API: clients branch on them. 1000 to 1013 are those of RFC 6455
+// section 7.4.1 and its registry, 44xx are Restante's.
+const (
+	CodeNormal      = 1000 // the client asked for it
+	CodePolicy      = 1008 // the client sent a frame that does not belong here
+	CodeTooBig      = 1009 // the client sent too large a frame
+	CodeRestart     = 1012 // the replica is being replaced, or the session is old: connect again
+	CodeOverload    = 1013 // try again later
+	CodeNoAck       = 4408 // the client did not confirm in time
+	CodeTooMany     = 4409 // the user has too many sessions
+	CodeKicked      = 4410 // a publisher closed the session
+	codeUnreachable = 1006 // never sent: the connection is gone
+)
+
+// Closing is why a session ends.
+type Closing struct {
+	Code           int
+	Reason         string        // for people, at most 123 bytes (RFC 6455, 5.5)
+	ReconnectAfter time.Duration // when the client should come back; 0 for at once
+	Label          string        // metric label
+}
+
+// The ways a session ends by the hub's or its transport's decision.
+var (
+	ByClient    = Closing{Code: CodeNormal, Label: "client"}
+	Unreachable = Closing{Code: codeUnreachable, Reason: "connection lost", Label: "lost"}
+	noAck       = Closing{Code: CodeNoAck, Reason: "messages were not acknowledged in time", Label: "no_ack"}
+	tooOld      = Closing{Code: CodeRestart, Reason: "maximum session age reached, connect again", Label: "max_age"}
+	draining    = Closing{Code: CodeRestart, Reason: "replica is stopping, connect again", Label: "drain"}
+)
+
+// Violation is the end of a session whose client broke the protocol.
+func Violation(code int, reason string) Closing {
+	return Closing{Code: code, Reason: reason, Label: "violation"}
+}

@@ -1,0 +1,223 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+	"restante/internal/events"
+)
+
+const (
+	// channel is one for all replicas: on PostgreSQL before 19 every listener of
+	// the database is woken whatever the channel.
+	channel = "restante_wake"
+
+	// notifyBytes keeps a payload below Postgres's limit of 8000 bytes.
+	notifyBytes = 7500
+
+	// Notifying transactions hold a lock of the whole cluster while they commit.
+	// At once while tokens last, users merged into one payload above: pausing after
+	// each would cost 2 ms at exactly the rates where it is not needed.
+	notifyRate  = 1000 // per second
+	notifyBurst = 20
+
+	notifyTimeout = 3 * time.Second
+	pendingUsers  = 100_000 // users that may wait to be named; beyond it the sweep finds them
+)
+
+// Fanout tells the other replicas which streams have grown, and hears it from
+// them. It is a hint, sent after the commit and outside of its transaction (a
+// transaction that notifies holds a cluster-wide lock across its fsync: a third
+// of the throughput). What is lost, the sweep finds.
+type Fanout struct {
+	replicaID string
+	connect   func(context.Context) (*pgx.Conn, error)
+	heard     func([]events.Head) // wakes this replica's sessions
+	resync    func(context.Context)
+	logger    *slog.Logger
+	metrics   fanoutMetrics
+	peers     atomic.Int64
+	listening atomic.Bool
+
+	mu      sync.Mutex // guards pending
+	pending map[string]int64
+	ready   chan struct{} // has room for one: something is pending
+}
+
+type fanoutMetrics struct {
+	sent       *prometheus.CounterVec
+	sentUsers  prometheus.Counter
+	received   prometheus.Counter
+	dropped    prometheus.Counter
+	listenerUp prometheus.Gauge
+	reconnects prometheus.Counter
+}
+
+// FanoutConfig is what a Fanout needs; every field is required.
+type FanoutConfig struct {
+	ReplicaID string
+	// Connect opens a connection of the fan-out's own, with
+	// synchronous_commit=off.
+	Connect func(context.Context) (*pgx.Conn, error)
+	// Heard is called with what other replicas have appended. It must not block.
+	Heard func([]events.Head)
+	// Resync is called whenever notifications may have been missed.
+	Resync  func(context.Context)
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// NewFanout makes a Fanout; Run runs it.
+func NewFanout(cfg FanoutConfig) *Fanout {
+	m := fanoutMetrics{
+		sent:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_notify_sent_total", Help: "Notifications sent to other replicas, by result."}, []string{"result"}),
+		sentUsers:  prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_users_total", Help: "Users named in notifications."}),
+		received:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_total", Help: "Notifications of other replicas received."}),
+		dropped:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_dropped_users_total", Help: "Users not named because too many were waiting; the sweep finds them."}),
+		listenerUp: prometheus.NewGauge(prometheus.GaugeOpts{Name: "restante_listener_up", Help: "1 while the LISTEN connection is established."}),
+		reconnects: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_listener_connects_total", Help: "Times the LISTEN connection was established."}),
+	}
+	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.listenerUp, m.reconnects)
+	return &Fanout{
+		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, resync: cfg.Resync, logger: cfg.Logger,
+		metrics: m, pending: map[string]int64{}, ready: make(chan struct{}, 1),
+	}
+}
+
+// SetPeers says how many other replicas are alive: while there are none, nothing
+// is sent.
+func (f *Fanout) SetPeers(n int) { f.peers.Store(int64(n)) }
+
+// Listening reports whether notifications are being received.
+func (f *Fanout) Listening() bool { return f.listening.Load() }
+
+// Publish tells the other replicas. It does not block.
+func (f *Fanout) Publish(heads []events.Head) {
+	if f.peers.Load() == 0 {
+		return
+	}
+	f.mu.Lock()
+	for _, h := range heads {
+		known, waiting := f.pending[h.UserID]
+		switch {
+		case !waiting && len(f.pending) >= pendingUsers:
+			f.metrics.dropped.Inc()
+		case !waiting || known != 0 && h.Seq == 0:
+			f.pending[h.UserID] = h.Seq // 0 asks for more than a head does: it stays
+		case known != 0:
+			f.pending[h.UserID] = max(known, h.Seq)
+		}
+	}
+	f.mu.Unlock()
+	f.kick()
+}
+
+func (f *Fanout) kick() {
+	select {
+	case f.ready <- struct{}{}:
+	default:
+	}
+}
+
+// send sends what is pending until ctx ends.
+func (f *Fanout) send(ctx context.Context) {
+	limit := rate.NewLimiter(notifyRate, notifyBurst)
+	var conn *pgx.Conn
+	defer func() { closeConn(conn) }()
+	for failures := 0; ; {
+		select {
+		case <-f.ready:
+		case <-ctx.Done():
+			return
+		}
+		for _, payload := range f.take() {
+			if limit.Wait(ctx) != nil {
+				return
+			}
+			var err error
+			if conn, err = f.notify(ctx, conn, payload); err != nil {
+				// Not repeated: by then it is old news, and the sweep has found it.
+				f.metrics.sent.WithLabelValues("failed").Inc()
+				if failures++; failures == 1 {
+					f.logger.Warn("notification failed; the sweep makes up for it", "err", err)
+				}
+				continue
+			}
+			failures = 0
+			f.metrics.sent.WithLabelValues("ok").Inc()
+		}
+	}
+}
+
+// take returns what is pending as payloads: the sender's id, then a line "user,
+// tab, head" for each user. User ids have no control characters.
+func (f *Fanout) take() []string {
+	f.mu.Lock()
+	pending := f.pending
+	f.pending = make(map[string]int64, len(pending))
+	f.mu.Unlock()
+	f.metrics.sentUsers.Add(float64(len(pending)))
+	var payloads []string
+	b := strings.Builder{}
+	b.WriteString(f.replicaID)
+	for user, seq := range pending {
+		if b.Len()+len(user)+22 > notifyBytes {
+			payloads = append(payloads, b.String())
+			b.Reset()
+			b.WriteString(f.replicaID)
+		}
+		b.WriteByte('\n')
+		b.WriteString(user)
+		b.WriteByte('\t')
+		b.WriteString(strconv.FormatInt(seq, 10))
+	}
+	if len(pending) > 0 {
+		payloads = append(payloads, b.String())
+	}
+	return payloads
+}
+
+// notify sends one payload, connecting first if need be; a connection that
+// failed is closed and nil is returned for it.
+func (f *Fanout) notify(ctx context.Context, conn *pgx.Conn, payload string) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, notifyTimeout)
+	defer cancel()
+	if conn == nil {
+		var err error
+		if conn, err = f.connect(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := conn.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, payload); err != nil {
+		closeConn(conn)
+		return nil, fmt.Errorf("notify: %w", err)
+	}
+	return conn, nil
+}
+
+func closeConn(conn *pgx.Conn) {
+	if conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing is left to do with it either way
+}
+
+// jitter is a random duration below d; 0 for none.
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d)
+}

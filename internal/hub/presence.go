@@ -1,0 +1,187 @@
+package hub
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"restante/internal/events"
+)
+
+// beats renews the replica's lease until ctx ends.
+func (h *Hub) beats(ctx context.Context) {
+	lapsed := true // nothing is attached yet, so the first time this costs nothing
+	beat := func() {
+		ctx, cancel := context.WithTimeout(ctx, h.cfg.Lease/4)
+		b, err := h.cfg.Beat(ctx)
+		cancel()
+		if err != nil {
+			h.beatFailed(err)
+			return
+		}
+		h.metrics.beats.WithLabelValues("ok").Inc()
+		if h.cfg.OnPeers != nil {
+			h.cfg.OnPeers(b.Peers)
+		}
+		lapsed = lapsed || b.Lapsed
+		if b.Lapsed {
+			h.metrics.lapses.Inc()
+		}
+		h.mu.Lock()
+		h.ready = true
+		h.mu.Unlock()
+		if lapsed && h.attachAll() {
+			lapsed = false
+		}
+	}
+	beat()
+	every(ctx, h.cfg.Lease/4, beat)
+}
+
+func (h *Hub) beatFailed(err error) {
+	if h.life.Err() != nil {
+		return
+	}
+	h.metrics.beats.WithLabelValues("failed").Inc()
+	h.cfg.Logger.Warn("heartbeat failed; it is repeated", "err", err)
+}
+
+// attachAll attaches every session again, because delivery jobs may have taken
+// this replica for dead and parked its users, and then looks what they missed.
+func (h *Hub) attachAll() bool {
+	ctx, cancel := context.WithTimeout(h.life, h.cfg.Lease)
+	defer cancel()
+	return h.attach(ctx, func(*Session) bool { return true })
+}
+
+// attach attaches again the sessions that which names, and sweeps.
+func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
+	var records []events.Session
+	for _, s := range h.all() {
+		s.mu.Lock()
+		if s.attached && !s.ended && which(s) {
+			records = append(records, s.record())
+		}
+		s.mu.Unlock()
+	}
+	if len(records) == 0 {
+		return true
+	}
+	for chunk := range slices.Chunk(records, attachChunk) {
+		if _, err := h.registry.Attach(ctx, chunk...); err != nil {
+			h.cfg.Logger.Warn("sessions could not be attached again; it is repeated", "sessions", len(records), "err", err)
+			return false
+		}
+		h.metrics.reattached.Add(float64(len(chunk)))
+	}
+	h.cfg.Logger.Info("sessions attached again", "sessions", len(records))
+	h.dropStillborn(records)
+	h.Sweep(ctx)
+	return true
+}
+
+// dropStillborn detaches sessions that ended while they were attached again:
+// their Detach may have come first.
+func (h *Hub) dropStillborn(records []events.Session) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range records {
+		if h.sessions[r.ID] == nil {
+			h.departed = append(h.departed, r.ID)
+		}
+	}
+}
+
+// detachDeparted deletes the rows of sessions that have ended; what fails is kept
+// for the next time.
+func (h *Hub) detachDeparted(ctx context.Context) {
+	h.mu.Lock()
+	ids := h.departed
+	h.departed = nil
+	h.mu.Unlock()
+	if len(ids) == 0 {
+		return
+	}
+	if err := h.registry.Detach(ctx, ids...); err != nil {
+		h.mu.Lock()
+		h.departed = append(h.departed, ids...)
+		h.mu.Unlock()
+		if ctx.Err() == nil {
+			h.cfg.Logger.Warn("ended sessions could not be detached; it is repeated", "sessions", len(ids), "err", err)
+		}
+	}
+}
+
+// repairPresence compares this replica's session rows with its sessions. A row
+// too many would keep a user's delivery job busy for ever; a row too few would
+// let it park a user who is connected.
+func (h *Hub) repairPresence(ctx context.Context) {
+	before := map[string]bool{}
+	for _, s := range h.all() {
+		s.mu.Lock()
+		before[s.id] = s.attached && !s.ended
+		s.mu.Unlock()
+	}
+	rows, err := h.registry.Attached(ctx, h.cfg.ReplicaID)
+	if err != nil {
+		if ctx.Err() == nil {
+			h.cfg.Logger.Warn("session rows could not be compared; it is repeated", "err", err)
+		}
+		return
+	}
+	var extra []string
+	h.mu.RLock()
+	for _, id := range rows {
+		if h.sessions[id] == nil {
+			extra = append(extra, id)
+		}
+		delete(before, id)
+	}
+	h.mu.RUnlock()
+	if len(extra) > 0 {
+		h.metrics.presenceFixed.Add(float64(len(extra)))
+		h.mu.Lock()
+		h.departed = append(h.departed, extra...)
+		h.mu.Unlock()
+	}
+	missing := 0
+	for _, attached := range before {
+		if attached {
+			missing++
+		}
+	}
+	if missing > 0 {
+		h.metrics.presenceFixed.Add(float64(missing))
+		h.attach(ctx, func(s *Session) bool { return before[s.id] })
+	}
+}
+
+// Drain stops taking sessions and ends those there are, each told to come back
+// at a moment of its own within spread, so that they do not arrive together.
+func (h *Hub) Drain(spread time.Duration) {
+	h.mu.Lock()
+	h.draining = true
+	h.mu.Unlock()
+	for _, s := range h.all() {
+		why := draining
+		why.ReconnectAfter = jitter(spread)
+		s.End(why)
+	}
+}
+
+// Close waits for what is still delivering, until ctx ends, and gives up the
+// replica's lease. Call it after Drain, when Run has returned.
+func (h *Hub) Close(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		h.pumps.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	h.endLife()
+	<-done
+	return h.registry.Leave(ctx, h.cfg.ReplicaID)
+}

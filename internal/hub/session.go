@@ -1,0 +1,310 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	mrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"restante/internal/events"
+)
+
+// ErrBeyondSent: a client confirmed a message that it was never sent.
+var ErrBeyondSent = errors.New("acknowledged a message that was not sent")
+
+// Transport carries events to one client. Its methods are not called
+// concurrently with themselves; Close may come at any time.
+type Transport interface {
+	// Send writes a batch and asks the client to confirm it, within a deadline of
+	// its own. After an error the connection is of no more use.
+	Send(Batch) error
+	// Ping asks the client for a sign of life. It is called only while everything
+	// sent was confirmed, so there is room for it in the socket's buffer.
+	Ping() error
+	// Close tells the client why and ends the connection. It does not wait.
+	Close(Closing)
+}
+
+// Batch is a piece of a stream: the events after a position. Where a seq is
+// missing, in between or up to Through, the event is gone: a gap.
+type Batch struct {
+	After int64
+	events.Page
+}
+
+// Session is one client connection of a user.
+type Session struct {
+	hub       *Hub
+	id        string
+	userID    string
+	transport string // metric label
+	openedAt  time.Time
+	expiresAt time.Time
+
+	mu         sync.Mutex // guards all below; never held while reading or writing
+	conn       Transport  // nil until Start
+	attached   bool
+	ended      bool
+	delivering bool  // a goroutine runs deliver
+	look       bool  // read the log, whatever is known of its head
+	known      int64 // highest head heard of
+	position   int64 // everything up to here was read and handed to the transport
+	confirmed  int64 // everything up to here was confirmed by the client
+	window     window
+	heardAt    time.Time // last sign of life
+	pingedAt   time.Time // last ping that is not answered; zero if none
+}
+
+// Open makes a session of a user and attaches it; it is woken from then on, and
+// delivers once Start gives it a transport. The caller ends it with End.
+//
+// Errors: ErrDraining, ErrTooManySessions, events.ErrUnavailable.
+func (h *Hub) Open(ctx context.Context, userID, transport string) (*Session, error) {
+	now := time.Now()
+	spread := 0.9 + 0.2*mrand.Float64() // so that sessions opened together do not end together
+	s := &Session{
+		hub: h, id: rand.Text(), userID: userID, transport: transport,
+		openedAt: now, expiresAt: now.Add(time.Duration(spread * float64(h.cfg.MaxAge))), heardAt: now,
+	}
+	if err := h.register(s); err != nil {
+		h.metrics.refused.WithLabelValues(refusal(err)).Inc()
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	positions, err := h.registry.Attach(ctx, s.record())
+	if err != nil {
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
+		h.unregister(s)
+		h.metrics.refused.WithLabelValues(refusal(err)).Inc()
+		return nil, fmt.Errorf("open session: %w", err)
+	}
+	at := positions[userID]
+	s.mu.Lock()
+	s.attached = true
+	s.position, s.confirmed, s.known = at.Acked, at.Acked, max(s.known, at.Head)
+	s.mu.Unlock()
+	h.metrics.opened.WithLabelValues(transport).Inc()
+	h.metrics.sessions.WithLabelValues(transport).Inc()
+	return s, nil
+}
+
+func refusal(err error) string {
+	switch {
+	case errors.Is(err, ErrDraining):
+		return "draining"
+	case errors.Is(err, ErrTooManySessions):
+		return "too_many"
+	}
+	return "unavailable"
+}
+
+// ID identifies the session in presence and logs.
+func (s *Session) ID() string { return s.id }
+
+// Position returns where the session stands: what was confirmed before, and the
+// head as far as it is known.
+func (s *Session) Position() events.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return events.Position{Acked: s.confirmed, Head: s.known}
+}
+
+// Start gives the session its transport; delivery begins with what was pending
+// when the session was attached. A session that has ended meanwhile closes it.
+func (s *Session) Start(conn Transport) {
+	s.mu.Lock()
+	ended := s.ended
+	if !ended {
+		s.conn = conn
+		s.deliverIfDue()
+	}
+	s.mu.Unlock()
+	if ended {
+		conn.Close(draining)
+	}
+}
+
+// End ends the session, whoever found out first; later calls do nothing.
+func (s *Session) End(why Closing) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = true
+	conn := s.conn
+	s.mu.Unlock()
+	s.hub.unregister(s)
+	s.hub.metrics.sessions.WithLabelValues(s.transport).Dec()
+	s.hub.metrics.closed.WithLabelValues(s.transport, why.Label).Inc()
+	if conn != nil {
+		conn.Close(why)
+	}
+}
+
+// Ack confirms every event up to seq. ErrBeyondSent: it was not sent yet.
+func (s *Session) Ack(seq int64) error {
+	now := time.Now()
+	s.mu.Lock()
+	s.heardAt, s.pingedAt = now, time.Time{}
+	if seq > s.position {
+		s.mu.Unlock()
+		return ErrBeyondSent
+	}
+	if seq <= s.confirmed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.confirmed = seq
+	appendedAt := s.window.confirm(seq)
+	s.deliverIfDue()
+	s.mu.Unlock()
+	if appendedAt.After(s.openedAt) {
+		s.hub.metrics.ackDelay.Observe(now.Sub(appendedAt).Seconds())
+	}
+	s.hub.log.Ack(s.userID, seq)
+	return nil
+}
+
+// Heard notes a sign of life that confirms nothing.
+func (s *Session) Heard() {
+	s.mu.Lock()
+	s.heardAt, s.pingedAt = time.Now(), time.Time{}
+	s.mu.Unlock()
+}
+
+func (s *Session) wake(head int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if head > 0 {
+		s.known = max(s.known, head)
+	} else {
+		// Somebody says that something is pending here: if it is because the write
+		// of an ack was lost, nobody would ever repeat it.
+		s.look = true
+		if s.confirmed > 0 {
+			s.hub.log.Ack(s.userID, s.confirmed)
+		}
+	}
+	s.deliverIfDue()
+}
+
+// deliverIfDue starts the delivery loop if there is something to do and nobody
+// does it. s.mu must be held.
+func (s *Session) deliverIfDue() {
+	if s.conn == nil || s.ended || s.delivering || !s.due() {
+		return
+	}
+	s.delivering = true
+	s.hub.pumps.Go(s.deliver)
+}
+
+// due reports whether the log may hold more for this session and the client has
+// room for it. s.mu must be held.
+func (s *Session) due() bool {
+	return (s.look || s.known > s.position) && !s.window.full(s.hub.cfg.WindowMessages, s.hub.cfg.WindowBytes)
+}
+
+// deliver is the one loop: read the log after the position, write, repeat.
+func (s *Session) deliver() {
+	failures := 0
+	for {
+		s.mu.Lock()
+		if s.ended || !s.due() {
+			s.delivering = false
+			s.mu.Unlock()
+			return
+		}
+		after, known, conn := s.position, s.known, s.conn
+		if s.look {
+			known, s.look = 0, false
+		}
+		s.mu.Unlock()
+
+		page, err := s.hub.log.Read(s.hub.life, s.userID, after, known)
+		if err != nil {
+			// The wake is used up: going back to waiting could wait for ever.
+			s.mu.Lock()
+			s.look = true
+			s.mu.Unlock()
+			s.hub.metrics.readFailures.Inc()
+			if !s.pause(failures) {
+				return
+			}
+			failures++
+			continue
+		}
+		failures = 0
+		if !s.take(page, known) {
+			continue
+		}
+		if err := conn.Send(Batch{After: after, Page: page}); err != nil {
+			s.stopDelivering()
+			s.End(Unreachable)
+			return
+		}
+		s.count(after, page)
+	}
+}
+
+// take moves the position over a page before it is written, for the client may
+// confirm it before Send returns. It reports whether there is anything to send.
+func (s *Session) take(page events.Page, known int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if page.Through <= s.position {
+		// Nothing new. A head that the log does not reach was never ours: it
+		// belongs to another epoch.
+		if known > 0 && s.known == known {
+			s.known = s.position
+		}
+		return false
+	}
+	s.window.add(page, time.Now())
+	s.position = page.Through
+	s.known = max(s.known, page.Through)
+	return true
+}
+
+// pause waits before a read is repeated, and reports whether to go on.
+func (s *Session) pause(failures int) bool {
+	wait := min(20*time.Millisecond<<min(failures, 6), time.Second)
+	timer := time.NewTimer(wait/2 + mrand.N(wait))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-s.hub.life.Done():
+		s.stopDelivering()
+		return false
+	}
+}
+
+func (s *Session) stopDelivering() {
+	s.mu.Lock()
+	s.delivering = false
+	s.mu.Unlock()
+}
+
+// count observes what was written.
+func (s *Session) count(after int64, page events.Page) {
+	m := &s.hub.metrics
+	now := time.Now()
+	m.written.Add(float64(len(page.Events)))
+	if missing := page.Through - after - int64(len(page.Events)); missing > 0 {
+		m.gaps.Inc()
+	}
+	for i := range page.Events {
+		if appended := page.Events[i].CreatedAt; appended.After(s.openedAt) {
+			m.writeDelay.Observe(max(0, now.Sub(appended).Seconds()))
+		}
+	}
+}
+
+func (s *Session) record() events.Session {
+	return events.Session{ID: s.id, UserID: s.userID, ReplicaID: s.hub.cfg.ReplicaID, Transport: s.transport, ConnectedAt: s.openedAt}
+}

@@ -1,0 +1,68 @@
+package hub
+
+import (
+	"time"
+
+	"restante/internal/events"
+)
+
+// window is what was sent to a client and not yet confirmed. It keeps a record
+// per write, not per event.
+type window struct {
+	writes   []write // oldest first
+	messages int
+	bytes    int
+}
+
+type write struct {
+	through    int64
+	messages   int
+	bytes      int
+	writtenAt  time.Time
+	appendedAt time.Time // of its last event
+}
+
+// full reports whether the client has to confirm before it is sent more.
+func (w *window) full(messages, bytes int) bool {
+	return w.messages >= messages || w.bytes >= bytes
+}
+
+// add notes a page that is about to be written. A page of nothing but a gap is
+// not waited for: there is no message to confirm.
+func (w *window) add(page events.Page, now time.Time) {
+	n := len(page.Events)
+	if n == 0 {
+		return
+	}
+	last := write{through: page.Events[n-1].Seq, messages: n, writtenAt: now, appendedAt: page.Events[n-1].CreatedAt}
+	for i := range page.Events {
+		last.bytes += len(page.Events[i].Payload)
+	}
+	w.writes = append(w.writes, last)
+	w.messages += last.messages
+	w.bytes += last.bytes
+}
+
+// confirm forgets the writes that seq covers, and returns when the last of their
+// events was appended; zero if none.
+func (w *window) confirm(seq int64) (appendedAt time.Time) {
+	n := 0
+	for n < len(w.writes) && w.writes[n].through <= seq {
+		appendedAt = w.writes[n].appendedAt
+		w.messages -= w.writes[n].messages
+		w.bytes -= w.writes[n].bytes
+		n++
+	}
+	if w.writes = w.writes[n:]; len(w.writes) == 0 {
+		w.writes = nil // an idle session keeps nothing
+	}
+	return appendedAt
+}
+
+// oldest returns when the longest unconfirmed write was written.
+func (w *window) oldest() (time.Time, bool) {
+	if len(w.writes) == 0 {
+		return time.Time{}, false
+	}
+	return w.writes[0].writtenAt, true
+}

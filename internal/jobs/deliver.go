@@ -1,0 +1,91 @@
+package jobs
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/riverqueue/river"
+
+	"restante/internal/events"
+)
+
+// Lanes is what a delivery job needs of the log.
+type Lanes interface {
+	// Settle turns an owed lane to idle or parked if it can, and says what it is.
+	Settle(ctx context.Context, userID string) (events.Debt, error)
+}
+
+// Deliver owes a user the delivery of pending events.
+type Deliver struct {
+	UserID string `json:"user_id"`
+}
+
+// Kind names the job in River's table.
+func (Deliver) Kind() string { return events.JobKind }
+
+// A job that cannot end yet looks again after 1, 2, 4, then every 5 s: a longer
+// snooze would wait for River's leader as well.
+const snoozeMax = 5 * time.Second
+
+type deliverWorker struct {
+	river.WorkerDefaults[Deliver]
+	lanes    Lanes
+	wake     func(userID string)
+	delay    time.Duration
+	outcomes *prometheus.CounterVec
+}
+
+func newDeliverWorker(cfg Config) *deliverWorker {
+	w := &deliverWorker{
+		lanes: cfg.Lanes, wake: cfg.Wake, delay: cfg.DeliverDelay,
+		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "restante_delivery_jobs_total",
+			Help: "Runs of delivery jobs by outcome: idle (all delivered), parked (nobody connected), woken (sessions told, looks again), early (left to the wake, looks again), duplicate, error.",
+		}, []string{"outcome"}),
+	}
+	cfg.Metrics.MustRegister(w.outcomes)
+	return w
+}
+
+// Work settles the user's lane, or wakes the user's sessions and looks again.
+func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error {
+	debt, err := w.lanes.Settle(ctx, job.Args.UserID)
+	switch {
+	case err != nil:
+		w.outcomes.WithLabelValues("error").Inc()
+		return fmt.Errorf("deliver: %w", err)
+	case debt.Duplicate:
+		w.outcomes.WithLabelValues("duplicate").Inc()
+		return nil
+	case debt.Lane == events.Idle:
+		w.outcomes.WithLabelValues("idle").Inc()
+		return nil
+	case debt.Lane == events.Parked:
+		w.outcomes.WithLabelValues("parked").Inc()
+		return nil
+	}
+	if young := w.delay - debt.PendingFor; debt.PendingFor > 0 && young > 0 {
+		// Under traffic some message is always on its way: its wake, not this job,
+		// delivers it.
+		w.outcomes.WithLabelValues("early").Inc()
+		return river.JobSnooze(min(young, snoozeMax))
+	}
+	w.wake(job.Args.UserID)
+	w.outcomes.WithLabelValues("woken").Inc()
+	return river.JobSnooze(backoff(job.Metadata))
+}
+
+// backoff is how long a job waits for its wake to show: the more often it has
+// been snoozed, the longer.
+func backoff(metadata []byte) time.Duration {
+	var counted struct {
+		Snoozes int `json:"snoozes"`
+	}
+	if json.Unmarshal(metadata, &counted) != nil {
+		return snoozeMax
+	}
+	return min(time.Second<<min(counted.Snoozes, 10), snoozeMax)
+}
