@@ -14,7 +14,7 @@ import (
 )
 
 // maxTokenBytes is the longest token that is looked at, and the longest that is
-// issued. A usual one has 400 bytes; a user id of 256 bytes that all need
+// issued. A usual one has 300 bytes; a user id of 256 bytes that all need
 // escaping, with a name as long, stays below.
 const maxTokenBytes = 2 << 10
 

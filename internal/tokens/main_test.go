@@ -1,0 +1,9 @@
+package tokens
+
+import (
+	"testing"
+
+	"restante/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
