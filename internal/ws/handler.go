@@ -1,0 +1,122 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"restante/internal/hub"
+)
+
+// Protocol is the subprotocol with acknowledgements.
+const Protocol = "restante.v1"
+
+// Metric labels of the two modes.
+const (
+	plainLabel = "websocket"
+	v1Label    = "websocket.v1"
+)
+
+const (
+	readLimit    = 4 << 10          // bytes of a client's frame
+	writeTimeout = 10 * time.Second // of one write, however many frames
+	closeTimeout = 5 * time.Second  // the library's own for the closing handshake
+	maxPooled    = 256 << 10        // larger buffers are left to the garbage collector
+)
+
+// Config of a Handler.
+type Config struct {
+	// AllowedOrigins are the origins whose pages may connect ("https://app.example",
+	// or "*" for any). Clients that are no browser send no origin and may always.
+	AllowedOrigins []string
+	Logger         *slog.Logger
+}
+
+// Handler upgrades requests to sessions.
+type Handler struct {
+	hub     *hub.Hub
+	cfg     Config
+	buffers sync.Pool      // of *[]byte, for outgoing frames
+	open    sync.WaitGroup // readers and closers
+}
+
+// New makes a Handler for a hub's sessions.
+func New(h *hub.Hub, cfg Config) *Handler {
+	return &Handler{hub: h, cfg: cfg, buffers: sync.Pool{New: func() any { return new([]byte) }}}
+}
+
+// ErrOrigin: a page of this origin may not connect.
+var ErrOrigin = errors.New("origin is not allowed")
+
+// Serve makes the request a session of a user and returns; the session lives on.
+// The caller has authenticated the user. An error means that nothing has been
+// written: hub.ErrDraining, hub.ErrTooManySessions, events.ErrUnavailable,
+// ErrOrigin.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) error {
+	if origin := r.Header.Get("Origin"); origin != "" && !h.allows(origin) {
+		return ErrOrigin
+	}
+	label := plainLabel
+	protocols := websocketProtocols(r)
+	if slices.Contains(protocols, Protocol) {
+		label = v1Label
+	}
+	session, err := h.hub.Open(r.Context(), userID, label)
+	if err != nil {
+		return err
+	}
+	t := &transport{handler: h, session: session, v1: label == v1Label}
+	hijack := &hijacker{ResponseWriter: w, timeout: writeTimeout}
+	t.ws, err = websocket.Accept(hijack, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{Protocol},
+		InsecureSkipVerify: true, // the origin was checked above
+		CompressionMode:    websocket.CompressionDisabled,
+		OnPongReceived:     t.pong,
+	})
+	if err != nil {
+		// Accept has answered the request.
+		session.End(hub.Violation(hub.CodePolicy, "bad handshake"))
+		h.cfg.Logger.Info("websocket handshake failed", "session", session.ID(), "err", err)
+		return nil
+	}
+	t.ws.SetReadLimit(readLimit)
+	t.conn = hijack.conn
+	h.open.Go(t.run)
+	return nil
+}
+
+// Wait returns when every connection is closed, or ctx ends. Call it after the
+// hub has drained.
+func (h *Handler) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		h.open.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for connections to close: %w", context.Cause(ctx))
+	}
+}
+
+func (h *Handler) allows(origin string) bool {
+	return slices.Contains(h.cfg.AllowedOrigins, "*") || slices.Contains(h.cfg.AllowedOrigins, origin)
+}
+
+func (h *Handler) buffer() *[]byte { return h.buffers.Get().(*[]byte) }
+
+func (h *Handler) release(b *[]byte) {
+	if cap(*b) <= maxPooled {
+		*b = (*b)[:0]
+		h.buffers.Put(b)
+	}
+}

@@ -1,0 +1,174 @@
+package ws
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/coder/websocket"
+
+	"restante/internal/hub"
+)
+
+// transport is one WebSocket connection of a session.
+type transport struct {
+	handler *Handler
+	session *hub.Session
+	ws      *websocket.Conn // reads, answers pings, closes
+	conn    *conn           // what everything is written to
+	v1      bool
+}
+
+// run greets, starts delivery and reads until the connection ends.
+func (t *transport) run() {
+	if t.v1 {
+		if err := t.hello(); err != nil {
+			t.session.End(hub.Unreachable)
+			_ = t.ws.CloseNow() // Start was not called, so End has closed nothing
+			return
+		}
+	}
+	t.session.Start(t)
+	t.session.End(t.read())
+}
+
+// read reads client frames until the connection ends, and says why it did.
+func (t *transport) read() hub.Closing {
+	for {
+		// A context that can be cancelled would cost an allocation per frame; the
+		// session's pings and deadlines watch over the connection.
+		kind, r, err := t.ws.Reader(context.Background())
+		if err != nil {
+			return closingOf(err)
+		}
+		if !t.v1 {
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				return closingOf(err)
+			}
+			t.session.Heard()
+			continue
+		}
+		frame, err := io.ReadAll(r)
+		if err != nil {
+			return closingOf(err)
+		}
+		if kind != websocket.MessageText {
+			return hub.Violation(hub.CodePolicy, "restante.v1 takes text frames only")
+		}
+		if err := t.receive(frame); err != nil {
+			return hub.Violation(hub.CodePolicy, err.Error())
+		}
+	}
+}
+
+// receive takes a client's frame.
+func (t *transport) receive(frame []byte) error {
+	var f struct {
+		Kind string `json:"kind"`
+		Seq  *int64 `json:"seq"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(frame))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&f); err != nil {
+		return errors.New(`not a frame of restante.v1; acknowledge with {"kind":"ack","seq":N}`)
+	}
+	if f.Kind != "ack" || f.Seq == nil || *f.Seq < 0 {
+		return errors.New(`unknown frame; acknowledge with {"kind":"ack","seq":N}`)
+	}
+	if err := t.session.Ack(*f.Seq); err != nil {
+		return fmt.Errorf("seq %d: %w", *f.Seq, err)
+	}
+	return nil
+}
+
+// pong is called by the reader. In plain mode the payload is the seq that the
+// ping asked about; a pong that confirms nothing is a sign of life.
+func (t *transport) pong(_ context.Context, payload []byte) {
+	if !t.v1 && len(payload) == 8 {
+		if t.session.Ack(int64(binary.BigEndian.Uint64(payload))) == nil {
+			return
+		}
+	}
+	t.session.Heard()
+}
+
+// Send implements hub.Transport: the whole batch, and in plain mode the ping that
+// asks about it, in one write.
+func (t *transport) Send(batch hub.Batch) error {
+	buffer := t.handler.buffer()
+	defer t.handler.release(buffer)
+	if t.v1 {
+		*buffer = appendV1(*buffer, batch)
+	} else {
+		*buffer = appendPlain(*buffer, batch)
+	}
+	if len(*buffer) == 0 {
+		return nil
+	}
+	_, err := t.conn.Write(*buffer)
+	return err
+}
+
+// Ping implements hub.Transport.
+func (t *transport) Ping() error {
+	_, err := t.conn.Write(appendFrame(nil, finPing, nil))
+	return err
+}
+
+// Close implements hub.Transport: bye, the close frame, and the end of the
+// connection, in a goroutine that the handler waits for.
+func (t *transport) Close(why hub.Closing) {
+	if why.Code == hub.CodeNormal || why.Code == hub.Unreachable.Code {
+		_ = t.ws.CloseNow() // the client closed, or is gone
+		return
+	}
+	t.handler.open.Go(func() {
+		reason := why.Reason
+		if t.v1 {
+			if _, err := t.conn.Write(appendBye(nil, why)); err != nil {
+				_ = t.ws.CloseNow()
+				return
+			}
+		} else if why.ReconnectAfter > 0 {
+			reason = fmt.Sprintf("%s in %d ms", reason, why.ReconnectAfter.Milliseconds())
+		}
+		// It waits for the client's answer for a few seconds at most; an error means
+		// that there was none, and the connection is closed all the same.
+		_ = t.ws.Close(websocket.StatusCode(why.Code), truncate(reason))
+	})
+}
+
+// truncate keeps a close reason within the 123 bytes that RFC 6455 section 5.5
+// leaves for it.
+func truncate(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), 123)], "")
+}
+
+// closingOf tells from a read error how the connection ended.
+func closingOf(err error) hub.Closing {
+	var closed websocket.CloseError
+	switch {
+	case errors.As(err, &closed):
+		return hub.ByClient
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		return hub.Violation(hub.CodeTooBig, "frame larger than 4096 bytes")
+	}
+	return hub.Unreachable
+}
+
+// websocketProtocols are the subprotocols that the client offers.
+func websocketProtocols(r *http.Request) []string {
+	var offered []string
+	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for protocol := range strings.SplitSeq(header, ",") {
+			offered = append(offered, strings.TrimSpace(protocol))
+		}
+	}
+	return offered
+}

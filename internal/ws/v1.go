@@ -1,0 +1,99 @@
+package ws
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"restante/internal/events"
+	"restante/internal/hub"
+)
+
+// timeFormat is RFC 3339 in UTC with milliseconds, as everywhere in the API.
+const timeFormat = "2006-01-02T15:04:05.000Z"
+
+// hello is the first frame: where the stream stands.
+func (t *transport) hello() error {
+	at := t.session.Position()
+	frame, err := json.Marshal(struct {
+		Kind    string `json:"kind"`
+		Epoch   string `json:"epoch"`
+		Head    int64  `json:"head"`
+		Acked   int64  `json:"acked"`
+		Session string `json:"session"`
+	}{"hello", t.handler.hub.Epoch(), at.Head, at.Acked, t.session.ID()})
+	if err != nil {
+		return err
+	}
+	_, err = t.conn.Write(appendFrame(nil, finText, frame))
+	return err
+}
+
+// appendV1 appends a batch as message and gap frames.
+func appendV1(b []byte, batch hub.Batch) []byte {
+	next := batch.After + 1
+	for i := range batch.Events {
+		e := &batch.Events[i]
+		b = appendGap(b, next, e.Seq-1)
+		b = appendMessage(b, e)
+		next = e.Seq + 1
+	}
+	return appendGap(b, next, batch.Through)
+}
+
+func appendMessage(b []byte, e *events.Event) []byte {
+	b, start := beginFrame(b)
+	b = append(b, `{"kind":"message","seq":`...)
+	b = strconv.AppendInt(b, e.Seq, 10)
+	b = append(b, `,"time":"`...)
+	b = e.CreatedAt.UTC().AppendFormat(b, timeFormat)
+	b = append(b, '"')
+	b = appendString(b, `,"type":`, e.Type)
+	b = append(b, `,"message":`...)
+	b = append(b, e.Payload...)
+	b = append(b, `,"expires":"`...)
+	b = e.ExpiresAt.UTC().AppendFormat(b, timeFormat)
+	b = append(b, '"')
+	b = appendString(b, `,"traceparent":`, e.Traceparent)
+	b = append(b, '}')
+	return endFrame(b, start, finText)
+}
+
+// appendString appends a field unless it is empty.
+func appendString(b []byte, field, value string) []byte {
+	if value == "" {
+		return b
+	}
+	quoted, err := json.Marshal(value)
+	if err != nil {
+		return b // a string always has a JSON form
+	}
+	return append(append(b, field...), quoted...)
+}
+
+// appendGap announces that the events from one seq to another are gone: they
+// expired before anybody confirmed them, or were trimmed after the retention.
+func appendGap(b []byte, from, to int64) []byte {
+	if from > to {
+		return b
+	}
+	b, start := beginFrame(b)
+	b = append(b, `{"kind":"gap","from":`...)
+	b = strconv.AppendInt(b, from, 10)
+	b = append(b, `,"to":`...)
+	b = strconv.AppendInt(b, to, 10)
+	b = append(b, `,"reason":"expired"}`...)
+	return endFrame(b, start, finText)
+}
+
+// appendBye announces the end of the session and when to come back.
+func appendBye(b []byte, why hub.Closing) []byte {
+	b, start := beginFrame(b)
+	b = append(b, `{"kind":"bye","code":`...)
+	b = strconv.AppendInt(b, int64(why.Code), 10)
+	b = appendString(b, `,"reason":`, why.Reason)
+	b = append(b, `,"reconnectAfterMs":`...)
+	b = strconv.AppendInt(b, int64(why.ReconnectAfter/time.Millisecond), 10)
+	b = append(b, '}')
+	return endFrame(b, start, finText)
+}
