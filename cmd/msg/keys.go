@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"restante/internal/publishers"
+)
+
+const databaseTimeout = 15 * time.Second
+
+var keysCommand = command{
+	name:  "keys",
+	args:  "create|list|revoke [KEYID]",
+	short: "make, list and revoke the API keys of back ends",
+	long: `
+Works on the API keys with which back ends publish, directly in the gateway's
+database: DATABASE_URL, or the development gateway's own.
+
+  msg keys create -name billing                        may publish, for every user
+  msg keys create -name support -scopes read           may only look
+  msg keys create -name shop -user-prefix shop-        only for users whose id begins so
+  msg keys list
+  msg keys revoke KEYID
+
+create prints the key on standard output, this one time: the database has only
+its hash. A revoked key is refused within seconds, on every replica. To rotate:
+create, give the new key to the back end, revoke the old one.`,
+	prepare: func(e *env, f *flags) action {
+		name := f.String("name", "", "`name` of the back end, for people")
+		scopes := f.String("scopes", "publish", "`list` of what the key may do, with commas: publish, read")
+		prefix := f.String("user-prefix", "", "only users whose id begins with this `text`")
+		return func(ctx context.Context, args []string) error {
+			if len(args) == 0 {
+				return usagef("say what to do: create, list or revoke")
+			}
+			what, args := args[0], args[1:]
+			switch {
+			case what == "create" && *name == "":
+				return usagef("give the key a name: -name billing")
+			case what == "revoke" && len(args) != 1:
+				return usagef("revoke needs the id of one key; msg keys list shows them")
+			case what != "create" && what != "list" && what != "revoke":
+				return usagef("there is no keys %s: it is create, list or revoke", what)
+			case what != "revoke" && len(args) > 0:
+				return usagef("unexpected argument %q", args[0])
+			}
+			return keysError(e.withKeys(ctx, func(ctx context.Context, keys *publishers.Keys) error {
+				switch what {
+				case "create":
+					return e.createKey(ctx, keys, *name, splitScopes(*scopes), *prefix)
+				case "revoke":
+					return e.revokeKey(ctx, keys, args[0])
+				default:
+					return e.listKeys(ctx, keys)
+				}
+			}))
+		}
+	},
+}
+
+func splitScopes(list string) []string {
+	var scopes []string
+	for scope := range strings.SplitSeq(list, ",") {
+		if scope = strings.TrimSpace(scope); scope != "" {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes
+}
+
+// withKeys opens the database for one command.
+func (e *env) withKeys(ctx context.Context, do func(context.Context, *publishers.Keys) error) error {
+	databaseURL, err := e.databaseURL()
+	if err != nil {
+		return err
+	}
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		// The parser's error may show the URL, with its password.
+		return usagef("DATABASE_URL is not a PostgreSQL URL")
+	}
+	config.MaxConns = 1
+	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
+	defer cancel()
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	defer pool.Close()
+	if err := pool.Ping(ctx); err != nil {
+		return hint(errors.New("the gateway's database does not answer: "+firstLine(err)),
+			"Is it running? In development it runs with the gateway: make run")
+	}
+	return do(ctx, publishers.New(pool, nil))
+}
+
+// undefinedTable is what PostgreSQL says about a database without our tables.
+const undefinedTable = "42P01"
+
+// keysError puts the errors of package publishers into words.
+func keysError(err error) error {
+	var postgres *pgconn.PgError
+	switch {
+	case errors.Is(err, publishers.ErrInvalid):
+		_, words, _ := strings.Cut(err.Error(), publishers.ErrInvalid.Error()+": ")
+		return usagef("%s", words)
+	case errors.Is(err, publishers.ErrNotFound):
+		return hint(errors.New("there is no key with this id"), "To see them all: msg keys list")
+	case errors.As(err, &postgres) && postgres.Code == undefinedTable:
+		return hint(errors.New("the database has no tables of the gateway yet"), "Make them with: go run ./cmd/migrate up")
+	}
+	return err
+}
+
+// firstLine keeps pgx's list of every address it has tried to one line.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+func (e *env) createKey(ctx context.Context, keys *publishers.Keys, name string, scopes []string, prefix string) error {
+	publisher, key, err := keys.Create(ctx, name, scopes, prefix)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(e.stdout, key)
+	e.say("This is the key of %s (%s), with id %s. It is shown this one time.\nBack ends send it as: Authorization: Bearer KEY. For msg: export RESTANTE_API_KEY=KEY",
+		printable(publisher.Name), strings.Join(publisher.Scopes, ", "), publisher.KeyID)
+	return nil
+}
+
+func (e *env) listKeys(ctx context.Context, keys *publishers.Keys) error {
+	all, err := keys.List(ctx)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		e.say("There are no keys. Make one with: msg keys create -name NAME")
+		return nil
+	}
+	table := tabwriter.NewWriter(e.stdout, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(table, "KEYID\tNAME\tSCOPES\tUSERS\tCREATED\tSTATE")
+	for _, p := range all {
+		users, state := "all", "in force"
+		if p.UserPrefix != "" {
+			users = p.UserPrefix + "…"
+		}
+		if p.RevokedAt != nil {
+			state = "revoked " + p.RevokedAt.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", p.KeyID, printable(p.Name), strings.Join(p.Scopes, ","),
+			printable(users), p.CreatedAt.Local().Format(time.DateTime), state)
+	}
+	return table.Flush()
+}
+
+func (e *env) revokeKey(ctx context.Context, keys *publishers.Keys, id string) error {
+	// Somebody in a hurry pastes the whole key; only its id is needed.
+	if parts := strings.SplitN(id, "_", 3); len(parts) == 3 && parts[0] == "rk" {
+		id = parts[1]
+	}
+	if err := keys.Revoke(ctx, id); err != nil {
+		return err
+	}
+	e.say("Key %s is revoked.", printable(id))
+	return nil
+}

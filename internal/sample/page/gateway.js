@@ -1,0 +1,148 @@
+// One user's connection to the gateway, subprotocol restante.v1.
+//
+// It stays connected until stop() is called, somebody removes the session, or
+// the ID token is no longer good. Every connection is opened with a fresh
+// single-use token. A message is acknowledged after take() has returned for it,
+// so what the page has not kept is sent again.
+
+const FATAL = {
+  1008: 'The gateway and this page do not understand each other. Reload the page.',
+  4410: 'An operator has removed this connection.',
+};
+
+export class Connection {
+  #stopped = true;
+  #socket = null;
+  #timer = null;
+  #turn = 0;     // counts openings and stops: an answer that belongs to an earlier one is ignored
+  #attempt = 0;
+  #greeted = false; // hello has arrived on this socket
+  #pause = null; // ms the gateway asked us to stay away
+  #batch = [];   // frames that have arrived and are not taken yet
+
+  /**
+   * @param {{gatewayUrl: string,
+   *   idToken: () => string | null,
+   *   state: (name: 'offline'|'connecting'|'connected', detail: string) => void,
+   *   hello: (frame: object) => void,
+   *   take: (frames: object[]) => void}} options
+   *   take gets message and gap frames in order and must have kept them when it returns.
+   */
+  constructor(options) {
+    this.options = options;
+    // A phone that finds its network again should not wait for the timer.
+    addEventListener('online', () => this.#soon());
+    addEventListener('visibilitychange', () => document.visibilityState === 'visible' && this.#soon());
+  }
+
+  start() {
+    if (!this.#stopped) return;
+    this.#stopped = false;
+    this.#attempt = 0;
+    this.#open();
+  }
+
+  stop(detail = '') {
+    this.#stopped = true;
+    this.#turn++;
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#flush();
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close(1000);
+    this.options.state('offline', detail);
+  }
+
+  #soon() {
+    if (this.#stopped || this.#timer === null) return;
+    clearTimeout(this.#timer);
+    this.#open();
+  }
+
+  async #open() {
+    const turn = ++this.#turn;
+    this.#timer = null;
+    this.options.state('connecting', '');
+    const socketUrl = await this.#socketUrl();
+    if (turn !== this.#turn) return;
+    if (socketUrl === null) return this.#retry();
+    const socket = new WebSocket(socketUrl, ['restante.v1']);
+    this.#socket = socket;
+    // A network that swallows packets would leave us "connecting" for minutes.
+    setTimeout(() => turn === this.#turn && !this.#greeted && socket.close(), 15000);
+    this.#greeted = false;
+    socket.onmessage = (event) => this.#socket === socket && this.#frame(event.data);
+    socket.onclose = (event) => {
+      if (this.#socket !== socket) return;
+      this.#flush();
+      this.#socket = null;
+      if (FATAL[event.code]) return this.stop(FATAL[event.code]);
+      this.#retry(event.code === 4409 ? 'Too many connections of this user. ' : '');
+    };
+  }
+
+  /** Exchanges the ID token for a single-use token; null when that failed for now. */
+  async #socketUrl() {
+    const idToken = this.options.idToken();
+    if (!idToken) return this.stop('Your sign-in has expired. Sign in again.'), null;
+    try {
+      const response = await fetch(this.options.gatewayUrl + '/v1/tokens', {
+        method: 'POST', headers: { Authorization: 'Bearer ' + idToken },
+        credentials: 'omit', signal: AbortSignal.timeout(10000),
+      });
+      if (response.status === 401) return this.stop('The gateway did not accept your sign-in. Sign in again.'), null;
+      if (!response.ok) {
+        this.#pause = 1000 * (Number(response.headers.get('Retry-After')) || 0);
+        return null;
+      }
+      const { token } = await response.json();
+      return this.options.gatewayUrl.replace(/^http/, 'ws') + '/v1/connect?token=' + encodeURIComponent(token);
+    } catch {
+      return null; // the gateway is away: its absence shows as "reconnecting"
+    }
+  }
+
+  /** Comes back after a jittered pause, never earlier than the gateway asked. */
+  #retry(why = '') {
+    if (this.#stopped) return;
+    const limit = Math.min(30000, 500 * 2 ** this.#attempt++);
+    const pause = Math.max(this.#pause ?? 0, 0) + Math.random() * limit + 50;
+    this.#pause = null;
+    this.#timer = setTimeout(() => this.#open(), pause);
+    this.options.state('connecting', `${why}Reconnecting in ${Math.max(1, Math.round(pause / 1000))} s.`);
+  }
+
+  #frame(data) {
+    const frame = JSON.parse(data);
+    switch (frame.kind) {
+      case 'hello':
+        this.#attempt = 0;
+        this.#greeted = true;
+        this.options.hello(frame);
+        this.options.state('connected', '');
+        break;
+      case 'message':
+      case 'gap':
+        // A backlog arrives in a burst: take it in batches, so that keeping
+        // and acknowledging cost once per batch.
+        if (this.#batch.push(frame) === 1) setTimeout(() => this.#flush(), 10);
+        break;
+      case 'bye':
+        this.#pause = frame.reconnectAfterMs ?? 0;
+        break;
+      // Frames of a newer gateway are none of our business.
+    }
+  }
+
+  #flush() {
+    const frames = this.#batch;
+    if (frames.length === 0) return;
+    this.#batch = [];
+    this.options.take(frames);
+    const last = frames.findLast((frame) => frame.kind === 'message');
+    if (last && this.#socket?.readyState === WebSocket.OPEN) {
+      this.#socket.send(JSON.stringify({ kind: 'ack', seq: last.seq }));
+    }
+  }
+}
