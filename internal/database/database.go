@@ -1,0 +1,104 @@
+// Package database opens the gateway's connections to Postgres, each kind with
+// the settings that its statements were measured with:
+//
+//   - Durable: a commit is on disk when it is answered. Appends and reads.
+//   - Relaxed: synchronous_commit=off. Acks, lanes, presence, jobs, trim: losing
+//     the last of them in a crash of Postgres only delivers again. Postgres's log
+//     is a prefix, so a later change never survives an earlier one.
+//
+// Every connection has timeouts for statements, for locks and for idling inside
+// a transaction, so that nothing of ours holds up Postgres for long.
+//
+// Failure: a pool connects when it is first used and again when Postgres is
+// back; opening one does not wait for Postgres.
+package database
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	applicationKey = "application_name"
+)
+
+// common are the settings of every connection.
+var common = map[string]string{
+	"timezone": "UTC",
+	// One user's stuck lock must not stop a batch of others: the lock gives up
+	// first, and the batch goes on one by one.
+	"lock_timeout":                        "2s",
+	"statement_timeout":                   "15s",
+	"idle_in_transaction_session_timeout": "10s",
+}
+
+// durable: every read and append goes by primary key. A plan that was made while
+// the tables were empty may scan them, and would be kept while they grow.
+var durable = map[string]string{
+	"enable_seqscan":    "off",
+	"enable_bitmapscan": "off",
+}
+
+var relaxed = map[string]string{
+	"synchronous_commit": "off",
+	// River's fetch keeps a bad plan from when its table was empty.
+	"plan_cache_mode": "force_custom_plan",
+}
+
+// OpenDurable opens the pool for appends and reads.
+func OpenDurable(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
+	return open(ctx, url, maxConns, "restante", durable)
+}
+
+// OpenRelaxed opens the pool for everything that may be done again.
+func OpenRelaxed(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
+	return open(ctx, url, maxConns, "restante relaxed", relaxed)
+}
+
+func open(ctx context.Context, url string, maxConns int, name string, settings map[string]string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read database URL: %w", err)
+	}
+	cfg.MaxConns = int32(maxConns)
+	prepare(cfg.ConnConfig, name, settings)
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	return pool, nil
+}
+
+// Connector returns a function that opens relaxed connections outside of the
+// pools, for what must not wait for a free one: heartbeat, LISTEN, NOTIFY.
+func Connector(url, name string) (func(context.Context) (*pgx.Conn, error), error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read database URL: %w", err)
+	}
+	prepare(cfg, "restante "+name, relaxed)
+	return func(ctx context.Context) (*pgx.Conn, error) {
+		conn, err := pgx.ConnectConfig(ctx, cfg.Copy())
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		return conn, nil
+	}, nil
+}
+
+func prepare(cfg *pgx.ConnConfig, name string, settings map[string]string) {
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	maps.Copy(cfg.RuntimeParams, common)
+	maps.Copy(cfg.RuntimeParams, settings)
+	if cfg.RuntimeParams[applicationKey] == "" {
+		cfg.RuntimeParams[applicationKey] = name
+	}
+}
