@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// bench is one run of one mode.
+type bench struct {
+	ctx context.Context
+	options
+	env  *environment
+	load *load
+	figures
+	stderr io.Writer
+}
+
+// newBench prepares the load; nothing is sent yet.
+func newBench(ctx context.Context, o options, e *environment, users int, stderr io.Writer) (*bench, error) {
+	postTo, connectTo := e.servers, e.servers
+	if o.cross {
+		postTo, connectTo = e.servers[:1], e.servers[1:]
+	}
+	var t target
+	if o.target == "floor" {
+		t = newFloorTarget(e.servers[0], users, e.db)
+	} else {
+		t = newGateway(postTo[0], connectTo, e.key, e.db, e.ids)
+	}
+	b := &bench{ctx: ctx, options: o, env: e, load: newLoad(t, postTo, users, o.size), stderr: stderr}
+	return b, b.load.begin(ctx)
+}
+
+// say writes a line about what is going on.
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.stderr, format+"\n", args...) }
+
+// crowd runs n publishers until stopped.
+type crowd struct {
+	cancel context.CancelFunc
+	group  sync.WaitGroup
+}
+
+func (b *bench) publish(n int, body func(ctx context.Context, p *publisher)) *crowd {
+	ctx, cancel := context.WithCancel(b.ctx)
+	c := &crowd{cancel: cancel}
+	for i := range n {
+		p := b.load.publisher(i)
+		c.group.Go(func() {
+			defer p.conn.close()
+			body(ctx, p)
+		})
+	}
+	return c
+}
+
+// stop lets every publisher finish what it is posting.
+func (c *crowd) stop() {
+	c.cancel()
+	c.group.Wait()
+}
+
+// window measures for the duration: what arrived, and what it cost.
+func (b *bench) window(duration time.Duration) error {
+	cost := b.startMeter()
+	received, started := b.load.received.Load(), time.Now()
+	b.load.measure(duration)
+	if err := b.watch(duration); err != nil {
+		return err
+	}
+	b.Seconds = time.Since(started).Seconds()
+	b.Messages = b.load.received.Load() - received
+	b.Rate = float64(b.Messages) / b.Seconds
+	b.CPU = cost.perMessage(b.Messages)
+	return nil
+}
+
+// watch waits and shows progress.
+func (b *bench) watch(duration time.Duration) error {
+	until := time.Now().Add(duration)
+	last, lastAt := b.load.received.Load(), time.Now()
+	for time.Now().Before(until) {
+		if err := pause(b.ctx, min(time.Second, time.Until(until))); err != nil {
+			return err
+		}
+		if !b.progress {
+			continue
+		}
+		received, now := b.load.received.Load(), time.Now()
+		b.say("%4.0fs  posted %d  accepted %d  received %d  %.0f/s  failed %d  reconnects %d",
+			time.Since(b.load.began).Seconds(), b.load.posted.Load(), b.load.accepted.Load(), received,
+			float64(received-last)/now.Sub(lastAt).Seconds(), b.load.refused.Load()+b.load.unknown.Load(), b.load.reconnects.Load())
+		last, lastAt = received, now
+	}
+	return nil
+}
+
+// verdict lets everything arrive and asks the checker.
+func (b *bench) verdict() (err error) {
+	b.Verdict, err = b.load.finish(b.ctx)
+	b.Refused, b.Unanswered, b.Reconnects = b.load.refused.Load(), b.load.unknown.Load(), b.load.reconnects.Load()
+	b.Errors = b.load.errors
+	if b.load.delivery.count.Load() > 0 {
+		b.Delivery, b.Answer = b.load.delivery.spread(), b.load.answers.spread()
+	}
+	return err
+}
+
+// meter is CPU time at the start of a window.
+type meter struct {
+	b                *bench
+	server, postgres time.Duration
+	ok, okPostgres   bool
+}
+
+func (b *bench) startMeter() meter {
+	m := meter{b: b}
+	m.server, m.ok = cpuOf(b.env.pids)
+	m.postgres, m.okPostgres = cpuOf(b.env.postgres)
+	return m
+}
+
+// since is the CPU time used since the meter was started.
+func (m meter) since() (server, postgres time.Duration, ok bool) {
+	server, ok = cpuOf(m.b.env.pids)
+	postgres, okPostgres := cpuOf(m.b.env.postgres)
+	return server - m.server, postgres - m.postgres, ok && okPostgres && m.ok && m.okPostgres
+}
+
+func (m meter) perMessage(messages int64) *cpu {
+	server, postgres, ok := m.since()
+	if !ok || messages == 0 {
+		return nil
+	}
+	per := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(messages) }
+	return &cpu{per(server), per(postgres), per(server + postgres)}
+}

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// gateway is Restante as a target, through its public API only: an API key to
+// post, an ID token and a single-use token to connect, restante.v1 to read.
+type gateway struct {
+	servers []string // addresses of the replicas that clients connect to
+	db      *pgxpool.Pool
+	header  string // of every POST, up to the Content-Length
+	ids     identities
+	web     *http.Client
+}
+
+// identities are the users' ID tokens.
+type identities interface {
+	idToken(ctx context.Context, user int) (string, error)
+}
+
+func newGateway(postTo string, connectTo []string, key string, db *pgxpool.Pool, ids identities) *gateway {
+	return &gateway{
+		servers: connectTo, db: db, ids: ids,
+		header: "POST /v1/messages HTTP/1.1\r\nHost: " + postTo + "\r\nAuthorization: Bearer " + key +
+			"\r\nContent-Type: application/json\r\nContent-Length: ",
+		web: &http.Client{Timeout: dialTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: openers, MaxConnsPerHost: openers}},
+	}
+}
+
+func (g *gateway) request(buf []byte, user int, payload []byte) []byte {
+	const before, middle, after = `{"userId":"bench-`, `","message":`, `}`
+	var digits [20]byte
+	id := strconv.AppendInt(digits[:0], int64(user), 10)
+	buf = append(buf, g.header...)
+	buf = strconv.AppendInt(buf, int64(len(before)+len(id)+len(middle)+len(payload)+len(after)), 10)
+	buf = append(buf, "\r\n\r\n"...)
+	buf = append(buf, before...)
+	buf = append(buf, id...)
+	buf = append(buf, middle...)
+	buf = append(buf, payload...)
+	return append(buf, after...)
+}
+
+func (g *gateway) answer(body []byte) (int64, error) {
+	_, rest, found := bytes.Cut(body, []byte(`"seq":`))
+	seq, _ := leadingInt(rest)
+	if !found || seq < 1 {
+		return 0, fmt.Errorf("202 without a seq: %.80q", body)
+	}
+	return seq, nil
+}
+
+func (g *gateway) open(ctx context.Context, user, buffer int) (*socket, error) {
+	server := g.servers[user%len(g.servers)]
+	token, err := g.token(ctx, server, user)
+	if err != nil {
+		return nil, fmt.Errorf("token of %s: %w", userName(user), err)
+	}
+	return dialSocket(ctx, server, "/v1/connect?token="+url.QueryEscape(token), "restante.v1", buffer)
+}
+
+// tokenTries bounds how often a token is asked for while the gateway says that
+// it is busy.
+const tokenTries = 20
+
+func (g *gateway) token(ctx context.Context, server string, user int) (string, error) {
+	id, err := g.ids.idToken(ctx, user)
+	if err != nil {
+		return "", err
+	}
+	for try := 1; ; try++ {
+		token, status, err := g.askToken(ctx, server, id)
+		if err == nil {
+			return token, nil
+		}
+		if try == tokenTries || status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable {
+			return "", err
+		}
+		if err := pause(ctx, time.Duration(try)*50*time.Millisecond); err != nil {
+			return "", err
+		}
+	}
+}
+
+func (g *gateway) askToken(ctx context.Context, server, id string) (token string, status int, err error) {
+	request, err := http.NewRequestWithContext(ctx, "POST", "http://"+server+"/v1/tokens", http.NoBody)
+	if err != nil {
+		return "", 0, err
+	}
+	request.Header.Set("Authorization", "Bearer "+id)
+	answer, err := g.web.Do(request)
+	if err != nil {
+		return "", 0, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, 1<<16))
+	if err != nil {
+		return "", 0, err
+	}
+	if answer.StatusCode/100 != 2 {
+		return "", answer.StatusCode, fmt.Errorf("answer %s: %.200s", answer.Status, body)
+	}
+	var issued struct{ Token string }
+	if err := json.Unmarshal(body, &issued); err != nil || issued.Token == "" {
+		return "", 0, errors.New("an answer without a token")
+	}
+	return issued.Token, 0, nil
+}
+
+// parse takes messages of ours apart by hand, since that is one of the few
+// things the load generator does for each; all else goes through encoding/json.
+func (g *gateway) parse(_ int, text []byte) (frame, error) {
+	const start, middle = `{"kind":"message","seq":`, `"message":"`
+	if rest, ok := bytes.CutPrefix(text, []byte(start)); ok {
+		seq, rest := leadingInt(rest)
+		if i := bytes.Index(rest, []byte(middle)); i >= 0 {
+			payload := rest[i+len(middle)-1:]
+			if end := bytes.IndexByte(payload[1:], '"'); end >= 0 && bytes.IndexByte(payload[1:end+1], '\\') < 0 {
+				return frame{kind: frameMessage, seq: seq, id: seq, payload: payload[:end+2]}, nil
+			}
+		}
+	}
+	var f struct {
+		Kind                       string
+		Seq, Head, Acked, From, To int64
+		Code                       int
+		Reason                     string
+		Message                    json.RawMessage
+	}
+	if err := json.Unmarshal(text, &f); err != nil {
+		return frame{}, fmt.Errorf("frame %.80q: %w", text, err)
+	}
+	switch f.Kind {
+	case "message":
+		return frame{kind: frameMessage, seq: f.Seq, id: f.Seq, payload: f.Message}, nil
+	case "hello":
+		return frame{kind: frameHello, seq: f.Head, acked: f.Acked}, nil
+	case "gap":
+		return frame{kind: frameGap, seq: f.From, to: f.To, id: f.To, reason: f.Reason}, nil
+	case "bye":
+		return frame{kind: frameBye, reason: strings.TrimSpace(strconv.Itoa(f.Code) + " " + f.Reason)}, nil
+	}
+	return frame{}, fmt.Errorf("frame of unknown kind %q", f.Kind)
+}
+
+func (g *gateway) confirm(buf []byte, f frame) []byte {
+	buf = append(buf, `{"kind":"ack","seq":`...)
+	buf = strconv.AppendInt(buf, f.id, 10)
+	return append(buf, '}')
+}
+
+func (g *gateway) streams(ctx context.Context, users int) ([]stream, error) {
+	names := make([]string, users)
+	for i := range names {
+		names[i] = userName(i)
+	}
+	rows, err := g.db.Query(ctx, `SELECT substr(user_id, 7)::int, head, acked FROM streams WHERE user_id = ANY($1)`, names)
+	if err != nil {
+		return nil, fmt.Errorf("read the streams: %w", err)
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s stream, err error) {
+		err = row.Scan(&s.user, &s.head, &s.acked)
+		return s, err
+	})
+}
+
+// leadingInt reads the digits that b begins with, at most 18 of them.
+func leadingInt(b []byte) (n int64, rest []byte) {
+	i := 0
+	for ; i < len(b) && i < 18 && '0' <= b[i] && b[i] <= '9'; i++ {
+		n = n*10 + int64(b[i]-'0')
+	}
+	return n, b[i:]
+}

@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"restante/internal/checker"
+)
+
+// openers is how many connections are opened at the same time.
+const openers = 32
+
+// load is one run: its publishers, its clients, what they saw, and the checker
+// that watches all of it.
+type load struct {
+	target target
+	postTo []string // addresses of the replicas that publishers post to
+	users  int
+	size   int // of a payload in bytes
+
+	check *checker.Checker
+	began time.Time // all times of the run are counted from here
+
+	posted, accepted, received   atomic.Int64
+	refused, unknown, reconnects atomic.Int64
+	delivery, answers            histogram // within the window
+	window                       struct{ from, to atomic.Int64 }
+
+	mu     sync.Mutex // guards errors
+	errors []string   // the first few
+}
+
+func newLoad(t target, postTo []string, users, size int) *load {
+	return &load{target: t, postTo: postTo, users: users, size: size, check: checker.New(), began: time.Now()}
+}
+
+// now is the run's clock in nanoseconds.
+func (l *load) now() int64 { return int64(time.Since(l.began)) }
+
+// measure makes the histograms take what is sent from now on for d.
+func (l *load) measure(d time.Duration) {
+	now := l.now()
+	l.window.to.Store(now + int64(d))
+	l.window.from.Store(now)
+}
+
+// within reports whether something sent at this time counts.
+func (l *load) within(sent int64) bool {
+	from := l.window.from.Load()
+	return from > 0 && sent >= from && sent < l.window.to.Load()
+}
+
+// complain keeps the first few errors for the report.
+func (l *load) complain(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.errors) < 5 {
+		l.errors = append(l.errors, fmt.Sprintf(format, args...))
+	}
+}
+
+// begin tells the checker what users have in the log from before.
+func (l *load) begin(ctx context.Context) error {
+	streams, err := l.target.streams(ctx, l.users)
+	for _, s := range streams {
+		if s.head > 0 {
+			l.check.Began(userName(s.user), s.head, s.acked)
+		}
+	}
+	return err
+}
+
+// publisher posts one message after the other over one connection.
+type publisher struct {
+	*load
+	id     uint32
+	n      uint64
+	conn   poster
+	random *rand.Rand
+	text   []byte // payload, reused
+}
+
+func (l *load) publisher(i int) *publisher {
+	p := &publisher{load: l, id: uint32(i + 1), random: rand.New(rand.NewPCG(uint64(i), 0))}
+	p.conn.addr = l.postTo[i%len(l.postTo)]
+	return p
+}
+
+// post sends one message that was meant to be sent at this time and waits for
+// the answer. It fails only with the context.
+func (p *publisher) post(ctx context.Context, user int, sent int64) error {
+	p.n++
+	p.text = checker.AppendPayload(p.text[:0], p.id, p.n, sent, p.size)
+	m := checker.Message{Publisher: p.id, N: p.n, Digest: p.check.Digest(p.text)}
+	name := userName(user)
+	p.conn.request = p.target.request(p.conn.request[:0], user, p.text)
+
+	p.check.Posted(name, m)
+	p.posted.Add(1)
+	status, body, err := p.conn.post()
+	if err == nil && status == http.StatusAccepted {
+		var seq int64
+		if seq, err = p.target.answer(body); err == nil {
+			p.check.Accepted(name, m, seq)
+			p.accepted.Add(1)
+			if p.within(sent) {
+				p.answers.record(time.Duration(p.now() - sent))
+			}
+			return ctx.Err()
+		}
+	}
+	switch {
+	case err != nil:
+		p.check.Unknown(name, m)
+		p.unknown.Add(1)
+		p.complain("post: %v", err)
+	case status/100 == 4:
+		p.check.Refused(name, m)
+		p.refused.Add(1)
+		p.complain("post: %d: %.200s", status, body)
+	default: // a 5xx need not mean that nothing was written
+		p.check.Unknown(name, m)
+		p.unknown.Add(1)
+		p.complain("post: %d: %.200s", status, body)
+	}
+	return pause(ctx, 20*time.Millisecond) // what just failed would fail again at once
+}
+
+// client is one user's connection.
+type client struct {
+	*load
+	user   int
+	buffer int
+	socket *socket
+	seen   *checker.Conn
+	ack    []byte
+}
+
+// clients are connections that are read in the background until stopped.
+type clients struct {
+	stop func()
+	done sync.WaitGroup
+}
+
+// close ends all connections and waits until nobody reads any more.
+func (c *clients) close() {
+	c.stop()
+	c.done.Wait()
+}
+
+// connect opens one connection for each of the users from..to-1 and reads them
+// until the clients are closed. When one fails while opening, all are closed.
+func (l *load) connect(ctx context.Context, from, to, buffer int, opened *atomic.Int64) (*clients, error) {
+	reading, stop := context.WithCancel(ctx)
+	cs := &clients{stop: stop}
+	opening, fail := context.WithCancelCause(reading)
+	defer fail(nil)
+	var next atomic.Int64
+	next.Store(int64(from))
+	var group sync.WaitGroup
+	for range openers {
+		group.Go(func() {
+			for opening.Err() == nil {
+				user := int(next.Add(1)) - 1
+				if user >= to {
+					return
+				}
+				c := &client{load: l, user: user, buffer: buffer}
+				if err := c.open(opening); err != nil {
+					fail(fmt.Errorf("connect %s: %w", userName(user), err))
+					return
+				}
+				opened.Add(1)
+				cs.done.Go(func() { c.run(reading) })
+			}
+		})
+	}
+	group.Wait()
+	if opening.Err() != nil {
+		cs.close()
+		return nil, context.Cause(opening)
+	}
+	return cs, nil
+}
+
+func (c *client) open(ctx context.Context) (err error) {
+	c.seen = c.check.Connect(userName(c.user), checker.FromAcked)
+	if c.socket, err = c.target.open(ctx, c.user, c.buffer); err != nil {
+		c.seen.Closed()
+	}
+	return err
+}
+
+// run reads until the context ends and reconnects when the server lets go.
+func (c *client) run(ctx context.Context) {
+	for {
+		err := c.read(ctx)
+		c.socket.conn.Close()
+		c.seen.Closed()
+		if ctx.Err() != nil {
+			return
+		}
+		c.reconnects.Add(1)
+		c.complain("connection of %s: %v", userName(c.user), err)
+		for {
+			if pause(ctx, 100*time.Millisecond+rand.N(400*time.Millisecond)) != nil {
+				return
+			}
+			if err := c.open(ctx); err == nil {
+				break
+			}
+		}
+	}
+}
+
+// read handles frames until the connection ends. It confirms once for all that
+// one read from the socket brought.
+func (c *client) read(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { c.socket.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	for {
+		text, err := c.socket.next()
+		if err != nil {
+			return err
+		}
+		f, err := c.target.parse(c.user, text)
+		if err != nil {
+			return err
+		}
+		switch f.kind {
+		case frameHello:
+			c.seen.Hello(f.seq, f.acked)
+			continue
+		case frameBye:
+			return errors.New("bye: " + f.reason)
+		case frameGap:
+			c.seen.Gap(f.seq, f.to)
+			f.seq = f.to
+		case frameMessage:
+			m, sent, ok := c.check.Parse(f.payload)
+			c.seen.Received(f.seq, m)
+			c.received.Add(1)
+			if ok && c.within(sent) {
+				c.delivery.record(time.Duration(c.now() - sent))
+			}
+		}
+		if c.socket.in.Buffered() > 0 {
+			continue
+		}
+		c.seen.Confirmed(f.seq)
+		c.ack = c.target.confirm(c.ack[:0], f)
+		if err := c.socket.write(opText, c.ack); err != nil {
+			return err
+		}
+	}
+}
+
+// How long a run may take to come to rest once nothing is posted any more.
+const (
+	arriveWithin = 30 * time.Second
+	settleWithin = 5 * time.Second
+)
+
+// finish waits until all has arrived and been acknowledged, asks the database
+// what it holds, and returns the verdict. Clients must still be connected.
+func (l *load) finish(ctx context.Context) (checker.Report, error) {
+	arrived := time.Now().Add(arriveWithin)
+	for l.check.Waiting() > 0 && time.Now().Before(arrived) { // what is late is reported as stranded
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return checker.Report{}, err
+		}
+	}
+	streams, err := l.settled(ctx)
+	if err != nil {
+		return checker.Report{}, err
+	}
+	for _, s := range streams {
+		l.check.Stream(userName(s.user), s.head, s.acked)
+	}
+	return l.check.Report(), nil
+}
+
+// settled waits until the database has every acknowledgement, or for
+// settleWithin: one may be missing, the promise is only that none is invented.
+func (l *load) settled(ctx context.Context) ([]stream, error) {
+	for until := time.Now().Add(settleWithin); ; {
+		streams, err := l.target.streams(ctx, l.users)
+		if err != nil {
+			return nil, err
+		}
+		behind := false
+		for _, s := range streams {
+			behind = behind || s.acked < s.head
+		}
+		if !behind || time.Now().After(until) {
+			return streams, nil
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// pause waits for d or until the context ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

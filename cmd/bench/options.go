@@ -1,0 +1,177 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// options are the flags of all modes. Every number has a bound: a load
+// generator with a typing error must not run for a week.
+type options struct {
+	mode   string
+	target string
+
+	publishers  int
+	users       int
+	size        int
+	rate        int
+	connections int
+	backlog     int
+	duration    time.Duration
+	warmup      time.Duration
+
+	replicas int
+	cross    bool
+	server   string
+	dir      string
+	urls     string
+	database string
+	keyFile  string
+	issuer   string
+	pids     string
+
+	json     string
+	progress bool
+}
+
+// mode is one kind of run.
+type mode struct {
+	name    string
+	summary string
+	example string
+	run     func(*bench) error // nil for those that are not load runs
+}
+
+var errHelp = errors.New("help was asked for")
+
+func parseOptions(m mode, args []string, out io.Writer) (options, error) {
+	o := options{mode: m.name}
+	flags := flag.NewFlagSet("bench "+m.name, flag.ContinueOnError)
+	flags.SetOutput(out)
+	flags.Usage = func() {
+		fmt.Fprintf(out, "%s\n\n  %s\n\nFlags:\n", m.summary, m.example)
+		flags.PrintDefaults()
+	}
+	flags.StringVar(&o.target, "target", "restante", "what to load: restante, or floor (the cheapest durable server, see bench floor -h)")
+	flags.IntVar(&o.publishers, "publishers", 64, "connections that post, one message at a time each")
+	flags.IntVar(&o.users, "users", 200, "users messages are posted to, each with one connected client")
+	flags.IntVar(&o.size, "size", 256, "bytes of a message")
+	flags.IntVar(&o.rate, "rate", 500, "latency: messages per second over all publishers")
+	flags.IntVar(&o.connections, "connections", 5000, "idle: connections to open")
+	flags.IntVar(&o.backlog, "backlog", 1000, "drain: messages pending per user before anybody connects")
+	flags.DurationVar(&o.duration, "duration", 10*time.Second, "how long to measure")
+	flags.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long to run before measuring")
+
+	flags.StringVar(&o.server, "server", "", "gateway binary to start (default: go build ./cmd/server)")
+	flags.IntVar(&o.replicas, "replicas", 1, "gateway replicas to start")
+	flags.BoolVar(&o.cross, "cross", false, "post to the first replica, connect to the others")
+	flags.StringVar(&o.dir, "dir", "", "where the private PostgreSQL keeps its data while the run lasts: its disk is measured too (default: the system's temporary directory)")
+
+	flags.StringVar(&o.urls, "url", "", "use servers that run already instead of starting any: their URLs, comma-separated")
+	flags.StringVar(&o.database, "database-url", "", "with -url: their database, which has the last word on what was stored")
+	flags.StringVar(&o.keyFile, "api-key-file", "", "with -url: file with an API key of scope publish")
+	flags.StringVar(&o.issuer, "issuer", "http://127.0.0.1:8081", "with -url: development issuer to make users bench-0, bench-1, … at")
+	flags.StringVar(&o.pids, "server-pid", "", "with -url: process ids of the servers, comma-separated, for CPU and memory")
+
+	flags.StringVar(&o.json, "json", "", "also write the figures to this file")
+	flags.BoolVar(&o.progress, "progress", false, "a line per second on standard error (default: if it is a terminal)")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, errHelp
+		}
+		return o, err
+	}
+	if flags.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, o.validate()
+}
+
+func (o *options) validate() error {
+	if o.target != "restante" && o.target != "floor" {
+		return fmt.Errorf("-target is %q, want restante or floor", o.target)
+	}
+	bounds := []struct {
+		name       string
+		n, low, up int
+	}{
+		{"publishers", o.publishers, 1, 4096}, {"users", o.users, 1, 100_000}, {"size", o.size, 64, 64 << 10},
+		{"rate", o.rate, 1, 100_000}, {"connections", o.connections, 1, 50_000}, {"backlog", o.backlog, 1, 10_000},
+		{"replicas", o.replicas, 1, 16},
+	}
+	for _, b := range bounds {
+		if b.n < b.low || b.n > b.up {
+			return fmt.Errorf("-%s is %d, want %d to %d", b.name, b.n, b.low, b.up)
+		}
+	}
+	if o.duration < time.Second || o.duration > time.Hour || o.warmup < 0 || o.warmup > time.Hour {
+		return errors.New("-duration must be 1s to 1h, -warmup at most 1h")
+	}
+	if o.mode == "drain" && o.users*o.backlog > 5_000_000 {
+		return fmt.Errorf("-users times -backlog is %d, want at most 5000000", o.users*o.backlog)
+	}
+	if o.target == "floor" && (o.replicas > 1 || o.cross) {
+		return errors.New("the floor has one replica")
+	}
+	if o.cross && o.urls == "" && o.replicas < 2 {
+		return errors.New("-cross needs -replicas 2 or more")
+	}
+	if o.urls == "" {
+		return nil
+	}
+	if o.database == "" {
+		return errors.New("-url needs -database-url")
+	}
+	if o.target == "restante" && o.keyFile == "" {
+		return errors.New("-url needs -api-key-file")
+	}
+	if err := loopbackURL(o.issuer); err != nil {
+		return fmt.Errorf("-issuer: %w", err)
+	}
+	_, err := addresses(o.urls)
+	return err
+}
+
+// addresses returns the host:port of each URL. Load goes to this machine only.
+func addresses(urls string) ([]string, error) {
+	var all []string
+	for text := range strings.SplitSeq(urls, ",") {
+		text = strings.TrimSpace(text)
+		if err := loopbackURL(text); err != nil {
+			return nil, fmt.Errorf("-url: %w", err)
+		}
+		u, err := url.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("-url: %w", err)
+		}
+		all = append(all, u.Host)
+	}
+	return all, nil
+}
+
+// loopbackURL refuses what is not http://LOOPBACK:PORT. Load against a machine
+// somebody else may be using is not something to start by accident.
+func loopbackURL(text string) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" || u.Port() == "" {
+		return fmt.Errorf("%q is not of the form http://127.0.0.1:PORT", text)
+	}
+	if !loopbackHost(u.Hostname()) {
+		return fmt.Errorf("%q is not a loopback address: bench puts load on this machine only", u.Hostname())
+	}
+	return nil
+}
+
+func loopbackHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
