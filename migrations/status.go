@@ -61,14 +61,11 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 
 // Read returns a database's versions. An empty database is not an error.
 func Read(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
-	wanted, err := newestFile()
-	if err != nil {
-		return Status{}, fmt.Errorf("read schema versions: %w", err)
-	}
-	status := Status{RiverWanted: riverVersion, LogWanted: wanted}
+	var status Status
+	status.RiverWanted, status.LogWanted = Wanted()
 	// One snapshot, so that a migration in progress is seen before or after a
 	// step, and a table that was there cannot be gone.
-	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var river, log, meta bool
 		if err := tx.QueryRow(ctx, tablesQuery).Scan(&river, &log, &meta); err != nil {
 			return err
@@ -108,22 +105,22 @@ WHERE coalesce(to_jsonb(r)->>'line', 'main') = 'main'`
 
 const logVersionQuery = `SELECT coalesce(max(version_id), 0)::int FROM ` + versionTable + ` WHERE is_applied`
 
-// newestFile is the highest number among the embedded migrations.
-func newestFile() (int, error) {
+// Wanted returns the versions this binary was built with: River's, and the
+// highest number among the embedded files.
+func Wanted() (river, log int) {
 	entries, err := files.ReadDir(".")
 	if err != nil {
-		return 0, err
+		panic(err) // the embedded directory is part of the binary
 	}
-	newest := 0
 	for _, entry := range entries {
 		number, _, _ := strings.Cut(entry.Name(), "_")
 		version, err := strconv.Atoi(number)
 		if err != nil {
-			return 0, fmt.Errorf("migration %s: the name must begin with a number: %w", entry.Name(), err)
+			panic(fmt.Errorf("migration %s: the name must begin with a number: %w", entry.Name(), err))
 		}
-		newest = max(newest, version)
+		log = max(log, version)
 	}
-	return newest, nil
+	return riverVersion, log
 }
 
 // NewEpoch gives the log a new incarnation and returns the old and the new one.
