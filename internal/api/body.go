@@ -1,0 +1,139 @@
+package api
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"restante/internal/events"
+)
+
+// Sizes of body buffers. A message of the default limit fits a kept buffer;
+// larger bodies are rare enough to be left to the garbage collector.
+const (
+	firstBuffer = 4 << 10
+	maxKept     = 128 << 10
+	// trusted is how much memory a Content-Length is given before its bytes come.
+	trusted = 256 << 10
+	// spare lets the read that finds the end of the body have room to read into.
+	spare = 512
+)
+
+// buffers recycles body and answer buffers. What is kept beyond the request is
+// copied out of them first.
+type buffers struct{ pool sync.Pool }
+
+func (p *buffers) get() *[]byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, firstBuffer)
+	return &b
+}
+
+func (p *buffers) put(b *[]byte) {
+	if cap(*b) > maxKept {
+		return
+	}
+	*b = (*b)[:0]
+	p.pool.Put(b)
+}
+
+// readBody reads the body of a JSON request into into. A body that begins like
+// an array may be as long as MaxBodyBytes; an object has one message in it, and
+// at most as many users as one request may have.
+func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
+	if !isJSON(r.Header) {
+		return &problem{kind: wrongContentType, detail: "Send JSON, and say so: Content-Type: application/json."}
+	}
+	limit := a.cfg.MaxBodyBytes
+	if r.ContentLength > limit {
+		return tooLong(limit)
+	}
+	// The deadline is for the body only: left on, it would end the wait for the
+	// commit as well. Transports without deadlines (tests' recorders) do without.
+	deadlines := http.NewResponseController(x.ResponseWriter)
+	_ = deadlines.SetReadDeadline(time.Now().Add(a.cfg.BodyTimeout))
+	b := slices.Grow((*into)[:0], int(min(max(r.ContentLength, 0), trusted))+spare)
+	for looked := false; ; {
+		n, err := r.Body.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if !looked && n > 0 {
+			if first := firstNonSpace(b); first != 0 {
+				looked = true
+				if first != '[' {
+					limit = min(limit, a.maxObject())
+				}
+			}
+		}
+		if int64(len(b)) > limit || looked && r.ContentLength > limit {
+			return tooLong(limit)
+		}
+		if err != nil {
+			*into = b
+			if err == io.EOF {
+				_ = deadlines.SetReadDeadline(time.Time{})
+				return nil
+			}
+			return a.bodyError(err)
+		}
+		if cap(b)-len(b) < spare {
+			b = slices.Grow(b, len(b)+spare)
+		}
+	}
+}
+
+// maxObject is the most that a body with one message in it can be: the message,
+// the other fields, and a full list of the longest users.
+func (a *API) maxObject() int64 {
+	return int64(a.cfg.MaxMessageBytes) + 4<<10 + maxItems*(events.MaxUserIDBytes+4)
+}
+
+func tooLong(limit int64) *problem {
+	return &problem{kind: bodyTooLarge, limit: limit,
+		detail: "The body is longer than the " + strconv.FormatInt(limit, 10) + " bytes that a request of this kind may have."}
+}
+
+func (a *API) bodyError(err error) *problem {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &problem{kind: bodyTimeout, cause: err,
+			detail: "The whole body has to arrive within " + a.cfg.BodyTimeout.String() + " of the request's beginning."}
+	}
+	return &problem{kind: incompleteBody, cause: err,
+		detail: "The connection or the chunked encoding ended before the body did. Nothing was accepted."}
+}
+
+func firstNonSpace(b []byte) byte {
+	for _, c := range b {
+		if !isSpace(c) {
+			return c
+		}
+	}
+	return 0
+}
+
+// isJSON accepts application/json, with no charset or with UTF-8, which is the
+// only one JSON has. A missing type is refused: it is what a form in a foreign
+// web page can send without asking.
+func isJSON(h http.Header) bool {
+	values := h["Content-Type"]
+	if len(values) != 1 {
+		return false
+	}
+	if values[0] == "application/json" {
+		return true
+	}
+	media, params, err := mime.ParseMediaType(values[0])
+	if err != nil || media != "application/json" {
+		return false
+	}
+	charset, given := params["charset"]
+	return !given || strings.EqualFold(charset, "utf-8")
+}
