@@ -51,23 +51,39 @@ var relaxed = map[string]string{
 	"plan_cache_mode": "force_custom_plan",
 }
 
-// OpenDurable opens the pool for appends and reads.
-func OpenDurable(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
-	return open(ctx, url, maxConns, "restante", durable)
+// DurableConfig is that of the pool for appends and reads.
+func DurableConfig(url string, maxConns int) (*pgxpool.Config, error) {
+	return poolConfig(url, maxConns, "restante", durable)
 }
 
-// OpenRelaxed opens the pool for everything that may be done again.
-func OpenRelaxed(ctx context.Context, url string, maxConns int) (*pgxpool.Pool, error) {
-	return open(ctx, url, maxConns, "restante relaxed", relaxed)
+// RelaxedConfig is that of the pool for everything that may be done again.
+func RelaxedConfig(url string, maxConns int) (*pgxpool.Config, error) {
+	return poolConfig(url, maxConns, "restante relaxed", relaxed)
 }
 
-func open(ctx context.Context, url string, maxConns int, name string, settings map[string]string) (*pgxpool.Pool, error) {
+func poolConfig(url string, maxConns int, name string, settings map[string]string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("read database URL: %w", err)
 	}
 	cfg.MaxConns = int32(maxConns)
 	prepare(cfg.ConnConfig, name, settings)
+	return cfg, nil
+}
+
+// SignalConfig is that of a relaxed connection outside of the pools, for what
+// must not wait for a free one: heartbeat, LISTEN, NOTIFY.
+func SignalConfig(url string) (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("read database URL: %w", err)
+	}
+	prepare(cfg, "restante signals", relaxed)
+	return cfg, nil
+}
+
+// Open opens a pool. It does not wait for Postgres.
+func Open(ctx context.Context, cfg *pgxpool.Config) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open pool: %w", err)
@@ -75,21 +91,15 @@ func open(ctx context.Context, url string, maxConns int, name string, settings m
 	return pool, nil
 }
 
-// Connector returns a function that opens relaxed connections outside of the
-// pools, for what must not wait for a free one: heartbeat, LISTEN, NOTIFY.
-func Connector(url, name string) (func(context.Context) (*pgx.Conn, error), error) {
-	cfg, err := pgx.ParseConfig(url)
-	if err != nil {
-		return nil, fmt.Errorf("read database URL: %w", err)
-	}
-	prepare(cfg, "restante "+name, relaxed)
+// Connector returns a function that opens connections.
+func Connector(cfg *pgx.ConnConfig) func(context.Context) (*pgx.Conn, error) {
 	return func(ctx context.Context) (*pgx.Conn, error) {
 		conn, err := pgx.ConnectConfig(ctx, cfg.Copy())
 		if err != nil {
 			return nil, fmt.Errorf("connect: %w", err)
 		}
 		return conn, nil
-	}, nil
+	}
 }
 
 func prepare(cfg *pgx.ConnConfig, name string, settings map[string]string) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Bounds of the append queue and of one group commit.
@@ -41,13 +42,17 @@ type appendRequest struct {
 }
 
 func newAppender(cfg Config, m *metrics, t *tail) *appender {
-	return &appender{
+	a := &appender{
 		store:    appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay},
 		metrics:  m,
 		tail:     t,
 		onCommit: cfg.OnCommit,
 		queue:    make(chan *appendRequest, queueRequests),
 	}
+	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "restante_append_queue_bytes", Help: "Payload bytes that wait for a commit.",
+	}, func() float64 { return float64(a.queued.Load()) }))
+	return a
 }
 
 // Append writes messages to their users' streams, in the order given, as one
@@ -102,7 +107,6 @@ func (a *appender) run(ctx context.Context) {
 			}
 		}
 		batch, carry = a.gather(append(batch[:0], carry))
-		a.metrics.queued.Set(float64(a.queued.Load()))
 		a.commit(ctx, batch)
 		for _, r := range batch {
 			close(r.done)

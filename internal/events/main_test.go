@@ -36,13 +36,7 @@ func startLog(t *testing.T, change ...func(*events.Config)) *replica {
 func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *replica {
 	t.Helper()
 	r := &replica{}
-	var err error
-	if r.durable, err = database.OpenDurable(t.Context(), url, 4); err != nil {
-		t.Fatal(err)
-	}
-	if r.relaxed, err = database.OpenRelaxed(t.Context(), url, 4); err != nil {
-		t.Fatal(err)
-	}
+	r.durable, r.relaxed = open(t, url, database.DurableConfig), open(t, url, database.RelaxedConfig)
 	cfg := events.Config{
 		Durable: r.durable, Relaxed: r.relaxed,
 		OnCommit: func(heads []events.Head) {
@@ -69,6 +63,19 @@ func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *repli
 		r.relaxed.Close()
 	})
 	return r
+}
+
+func open(t *testing.T, url string, config func(string, int) (*pgxpool.Config, error)) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := config(url, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := database.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pool
 }
 
 func message(user, text string) events.Message {

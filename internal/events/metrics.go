@@ -9,7 +9,6 @@ type metrics struct {
 	appendErrors  *prometheus.CounterVec
 	batchSize     prometheus.Histogram
 	commitSeconds prometheus.Histogram
-	queued        prometheus.Gauge
 	reads         *prometheus.CounterVec
 	readSeconds   prometheus.Histogram
 	ackSeconds    prometheus.Histogram
@@ -28,7 +27,6 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		appendErrors:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_append_errors_total", Help: "Append requests that failed, by reason."}, []string{"reason"}),
 		batchSize:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_append_batch_messages", Help: "Messages per commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}),
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_append_commit_seconds", Help: "Time of one group commit.", Buckets: commitBuckets}),
-		queued:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "restante_append_queue_bytes", Help: "Payload bytes that wait for a commit."}),
 		reads:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_reads_total", Help: "Reads of a stream, by where they were served: tail (memory) or log (Postgres)."}, []string{"source"}),
 		readSeconds:   prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_read_seconds", Help: "Time of one read statement, which serves several sessions.", Buckets: commitBuckets}),
 		ackSeconds:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_ack_flush_seconds", Help: "Time to write one batch of acks.", Buckets: commitBuckets}),
@@ -37,7 +35,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		expired:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_expired_total", Help: "Events that nobody confirmed before their time was up."}),
 		trimmed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_trimmed_total", Help: "Delivered events deleted after the retention."}),
 	}
-	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds, m.queued,
+	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds,
 		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.expired, m.trimmed)
 	return m
 }

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"restante/internal/identity"
+)
+
+// config is everything that can be set, in the order of -h.
+type config struct {
+	listen         string
+	adminListen    string
+	allowedOrigins string
+
+	databaseURL string
+	waitForDB   bool
+	durableMax  int
+	relaxedMax  int
+
+	oidcIssuer        string
+	oidcAudience      string
+	oidcUserClaim     string
+	publisherIssuer   string
+	publisherAudience string
+	publisherScope    string
+	readerScope       string
+
+	tokenKeyring string
+	tokenKeys    string
+	tokenTTL     time.Duration
+
+	maxMessageBytes int
+	maxTTL          time.Duration
+	retention       time.Duration
+
+	deliverDelay   time.Duration
+	jobPoll        time.Duration
+	sweep          time.Duration
+	lease          time.Duration
+	ackTimeout     time.Duration
+	ping           time.Duration
+	sessionMaxAge  time.Duration
+	sessionsMax    int
+	windowMessages int
+	windowBytes    int
+
+	drainDelay   time.Duration
+	drainSpread  time.Duration
+	drainTimeout time.Duration
+
+	logLevel slog.Level
+	version  bool
+
+	dev devConfig
+}
+
+type devConfig struct {
+	on           bool
+	dir          string
+	issuerListen string
+	sampleListen string
+}
+
+const usage = `Restante: messages for users, delivered in order, kept until they connect.
+
+  server -dev
+        everything on this machine: a private PostgreSQL, the gateway, an OIDC
+        issuer and the sample application; prints what to do next
+  server -database-url postgres://… -oidc-issuer https://… -token-keyring keys.json
+        one replica; migrate first: restante-migrate up (go run ./cmd/migrate up)
+
+Every flag can be set in the environment too: RESTANTE_ and its name in capitals,
+with underscores (RESTANTE_DELIVER_DELAY=5s); the flag wins.
+
+`
+
+// setting is one flag; the README's table is tested against this list.
+type setting struct {
+	name string
+	env  string
+}
+
+// define declares the flags and returns them with their environment variables.
+func (c *config) define(fs *flag.FlagSet) []setting {
+	fs.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` of the API and the connections")
+	fs.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:9090", "`address` of /livez, /readyz, /metrics and /debug/pprof; never public")
+	fs.StringVar(&c.allowedOrigins, "allowed-origins", "", "`origins` whose pages may ask for tokens and connect, separated by commas; * for any")
+
+	fs.StringVar(&c.databaseURL, "database-url", "", "Postgres `URL` (environment: DATABASE_URL)")
+	fs.BoolVar(&c.waitForDB, "wait-for-db", false, "at start, wait for Postgres and for its schema instead of giving up")
+	fs.IntVar(&c.durableMax, "db-durable-conns", 4, "connections for appends and reads")
+	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else (three more are held outside the pools)")
+
+	fs.StringVar(&c.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer whose ID tokens users present")
+	fs.StringVar(&c.oidcAudience, "oidc-audience", "restante", "`audience` (client id) of those tokens; several separated by commas")
+	fs.StringVar(&c.oidcUserClaim, "oidc-user-claim", "sub", "`claim` that is the user id")
+	fs.StringVar(&c.publisherIssuer, "publisher-issuer", "", "`URL` of the issuer of publishers' access tokens; empty: the users' issuer")
+	fs.StringVar(&c.publisherAudience, "publisher-audience", "", "`audience` of those access tokens, several separated by commas; empty: publishers use API keys only")
+	fs.StringVar(&c.publisherScope, "publisher-scope", "restante:publish", "`scope` that lets an access token publish")
+	fs.StringVar(&c.readerScope, "reader-scope", "restante:read", "`scope` that lets an access token ask for the state of messages and users")
+
+	fs.StringVar(&c.tokenKeyring, "token-keyring", "", "`file` with the keys of the single-use tokens (msg keyring new); read again when it changes")
+	fs.StringVar(&c.tokenKeys, "token-keys", "", "the keys themselves, as `JSON`; better in the environment than on the command line")
+	fs.DurationVar(&c.tokenTTL, "token-ttl", 30*time.Second, "how long a token may be used")
+
+	fs.IntVar(&c.maxMessageBytes, "max-message-bytes", 64<<10, "longest message, as JSON")
+	fs.DurationVar(&c.maxTTL, "max-ttl", 30*24*time.Hour, "longest time a message may wait to be delivered, and what it gets without a ttl")
+	fs.DurationVar(&c.retention, "retention", 24*time.Hour, "how long delivered messages stay readable")
+
+	fs.DurationVar(&c.deliverDelay, "deliver-delay", 10*time.Second, "how long after an append its delivery job looks; 0 delivers by jobs alone if need be")
+	fs.DurationVar(&c.jobPoll, "job-poll", 500*time.Millisecond, "how often due jobs are looked for")
+	fs.DurationVar(&c.sweep, "sweep", 2*time.Second, "how often sessions are compared with the log; 0 turns it off")
+	fs.DurationVar(&c.lease, "lease", 12*time.Second, "how long a silent replica is taken for alive")
+	fs.DurationVar(&c.ackTimeout, "ack-timeout", 30*time.Second, "how long a client may take to acknowledge a message")
+	fs.DurationVar(&c.ping, "ping", 30*time.Second, "how long a connection may be silent before it is pinged")
+	fs.DurationVar(&c.sessionMaxAge, "session-max-age", time.Hour, "when a connection is asked to reconnect, give or take a tenth")
+	fs.IntVar(&c.sessionsMax, "sessions-per-user", 32, "connections of one user on this replica")
+	fs.IntVar(&c.windowMessages, "window-messages", 1024, "unacknowledged messages per connection")
+	fs.IntVar(&c.windowBytes, "window-bytes", 1<<20, "unacknowledged bytes per connection")
+
+	fs.DurationVar(&c.drainDelay, "drain-delay", 0, "on SIGTERM, how long to go on after /readyz turns 503, so that the load balancer notices")
+	fs.DurationVar(&c.drainSpread, "drain-spread", 5*time.Second, "clients are told to reconnect at a random moment within this time")
+	fs.DurationVar(&c.drainTimeout, "drain-timeout", 15*time.Second, "how long requests and connections may take to finish")
+
+	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "DEBUG, INFO, WARN or ERROR `level`")
+	fs.BoolVar(&c.version, "version", false, "print the version and exit")
+
+	fs.BoolVar(&c.dev.on, "dev", false, "development: start everything on this machine (never for production: well-known passwords, plain HTTP)")
+	fs.StringVar(&c.dev.dir, "dev-dir", "", "where -dev keeps its state; a `directory`, chosen for you if empty")
+	fs.StringVar(&c.dev.issuerListen, "dev-issuer-listen", "127.0.0.1:8081", "`address` of the development issuer")
+	fs.StringVar(&c.dev.sampleListen, "dev-sample-listen", "127.0.0.1:8082", "`address` of the sample application and its page")
+
+	var settings []setting
+	fs.VisitAll(func(f *flag.Flag) {
+		env := "RESTANTE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		switch f.Name {
+		case "database-url":
+			env = "DATABASE_URL"
+		case "version":
+			env = ""
+		}
+		settings = append(settings, setting{f.Name, env})
+	})
+	return settings
+}
+
+// parseConfig reads flags and environment, and checks all of it before anything
+// is started.
+func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
+	var c config
+	fs := flag.NewFlagSet("server", flag.ContinueOnError)
+	settings := c.define(fs)
+	fs.SetOutput(io.Discard) // errors are returned; help is printed below
+	for _, s := range settings {
+		if value := getenv(s.env); s.env != "" && value != "" {
+			if err := fs.Set(s.name, value); err != nil {
+				return c, fmt.Errorf("environment variable %s: %w", s.env, err)
+			}
+		}
+	}
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(stderr, usage)
+			fs.SetOutput(stderr)
+			fs.PrintDefaults()
+		}
+		return c, err
+	}
+	if fs.NArg() > 0 {
+		return c, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	return c, c.validate()
+}
+
+func (c *config) validate() error {
+	var problems []error
+	need := func(ok bool, format string, args ...any) {
+		if !ok {
+			problems = append(problems, fmt.Errorf(format, args...))
+		}
+	}
+	if !c.dev.on && !c.version {
+		need(c.databaseURL != "", "no database: set -database-url or DATABASE_URL, or try -dev")
+		need(c.oidcIssuer != "", "no issuer of users' ID tokens: set -oidc-issuer, or try -dev")
+		need(c.tokenKeyring != "" || c.tokenKeys != "", "no keys for the tokens: set -token-keyring (make a file with: msg keyring new -file keys.json) or RESTANTE_TOKEN_KEYS")
+	}
+	if c.oidcIssuer != "" {
+		if err := c.identity().Validate(); err != nil {
+			problems = append(problems, fmt.Errorf("OIDC: %w", err))
+		}
+	}
+	need(c.tokenKeyring == "" || c.tokenKeys == "", "both -token-keyring and -token-keys are set: choose one")
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+		least time.Duration
+	}{
+		{"token-ttl", c.tokenTTL, time.Second}, {"max-ttl", c.maxTTL, time.Second}, {"retention", c.retention, 0},
+		{"deliver-delay", c.deliverDelay, 0}, {"job-poll", c.jobPoll, time.Millisecond}, {"sweep", c.sweep, 0},
+		{"lease", c.lease, time.Second}, {"ack-timeout", c.ackTimeout, time.Second}, {"ping", c.ping, time.Second},
+		{"session-max-age", c.sessionMaxAge, time.Second}, {"drain-delay", c.drainDelay, 0},
+		{"drain-spread", c.drainSpread, 0}, {"drain-timeout", c.drainTimeout, time.Second},
+	} {
+		need(d.value >= d.least, "-%s is %v; the least is %v", d.name, d.value, d.least)
+	}
+	for _, n := range []struct {
+		name  string
+		value int
+		least int
+	}{
+		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"max-message-bytes", c.maxMessageBytes, 1},
+		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
+	} {
+		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)
+	}
+	return errors.Join(problems...)
+}
+
+// identity is the part that says whose tokens are accepted.
+func (c *config) identity() identity.Config {
+	return identity.Config{
+		Issuer: c.oidcIssuer, Audiences: splitList(c.oidcAudience), UserClaim: c.oidcUserClaim,
+		PublisherIssuer: c.publisherIssuer, PublisherAudiences: splitList(c.publisherAudience),
+		PublisherScope: c.publisherScope, ReaderScope: c.readerScope,
+	}
+}
+
+func splitList(list string) []string {
+	var items []string
+	for item := range strings.SplitSeq(list, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
