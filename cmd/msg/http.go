@@ -166,14 +166,19 @@ func (s service) unreachable(err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return hint(fmt.Errorf("nothing answers at %s, where %s should be", s.base, s.name), s.start)
+		return hint(&absent{fmt.Sprintf("nothing answers at %s, where %s should be", s.base, s.name)}, s.start)
 	case errors.As(err, &dns):
-		return hint(fmt.Errorf("there is no host %q, where %s should be", dns.Name, s.name), s.start)
+		return hint(&absent{fmt.Sprintf("there is no host %q, where %s should be", dns.Name, s.name)}, s.start)
 	case isTimeout(err):
 		return hint(fmt.Errorf("%s at %s does not answer in time", s.name, s.base), "Try again, or look at its log.")
 	}
 	return hint(fmt.Errorf("%s at %s cannot be reached: %w", s.name, s.base, err), s.start)
 }
+
+// absent is a service to which certainly nothing was sent.
+type absent struct{ msg string }
+
+func (a *absent) Error() string { return a.msg }
 
 func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }

@@ -88,7 +88,10 @@ func (e *env) publish(ctx context.Context, opt publishOptions) error {
 		headers: map[string]string{"Idempotency-Key": opt.key},
 	}, &receipt)
 	var a *answered
+	var nobody *absent
 	switch {
+	case errors.As(err, &nobody):
+		return err
 	case isStatus(err, http.StatusUnauthorized), isStatus(err, http.StatusForbidden):
 		return keyRefused(err, "publish")
 	case err != nil && (!errors.As(err, &a) || a.status >= 500 || a.status == http.StatusTooManyRequests):

@@ -52,7 +52,9 @@ func (e *env) sendMessage(ctx context.Context, token, text string, wait float64)
 	}
 	err = sample.call(ctx, request{
 		method: http.MethodPost, path: "/process", credential: idToken,
-		body: map[string]any{"userId": c.Subject, "message": text, "wait": wait},
+		// Without a user id, it is the token's user: which claim that is, is the
+		// server's business.
+		body: map[string]any{"message": text, "wait": wait},
 	}, &answer)
 	if err != nil {
 		return refused(err)

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"restante/internal/identity"
 	"restante/internal/sample"
 )
@@ -26,6 +24,7 @@ type config struct {
 	apiKeyFile string
 	issuer     string
 	audience   string
+	userClaim  string
 	clientID   string
 	scope      string
 	origins    string
@@ -64,8 +63,9 @@ func readConfig(args []string, getenv func(string) string, stdout io.Writer) (co
 	fs.StringVar(&cfg.apiKey, "api-key", "", "API `key` of the gateway with the scope publish; better in the environment or a file, where ps does not show it")
 	fs.StringVar(&cfg.apiKeyFile, "api-key-file", "", "`file` with the API key, instead of -api-key")
 	fs.StringVar(&cfg.issuer, "oidc-issuer", "http://127.0.0.1:8081", "`URL` of the issuer of the users' ID tokens")
-	fs.StringVar(&cfg.audience, "oidc-audience", "restante", "`audience` that ID tokens must have")
-	fs.StringVar(&cfg.clientID, "oidc-client-id", "", "OIDC client `id` of the page (default -oidc-audience)")
+	fs.StringVar(&cfg.audience, "oidc-audience", "restante", "`audiences` of which ID tokens must have one, with commas: client ids of applications")
+	fs.StringVar(&cfg.userClaim, "oidc-user-claim", "sub", "`claim` of ID tokens that is the user id; as the gateway's own flag says")
+	fs.StringVar(&cfg.clientID, "oidc-client-id", "", "OIDC client `id` of the page (default the first of -oidc-audience)")
 	fs.StringVar(&cfg.scope, "oidc-scope", "openid profile", "OIDC `scope` the page asks for")
 	fs.StringVar(&cfg.origins, "allowed-origins", "", "other web `origins` whose pages may start tasks, with commas")
 	fs.StringVar(&cfg.connectTo, "page-connect-origins", "", "more `origins` the page may talk to, with commas: for issuers whose token endpoint is on another host")
@@ -134,12 +134,18 @@ func (cfg *config) complete() error {
 		return fmt.Errorf("an API key is missing: set RESTANTE_API_KEY or -api-key-file; make a key with: msg keys create -name sample")
 	}
 	cfg.publicURL = cmp.Or(cfg.publicURL, cfg.gatewayURL)
-	cfg.clientID = cmp.Or(cfg.clientID, cfg.audience)
+	if audiences := list(cfg.audience); len(audiences) > 0 {
+		cfg.clientID = cmp.Or(cfg.clientID, audiences[0])
+	}
 	return nil
 }
 
 func newApp(cfg config, log *slog.Logger) (*sample.App, error) {
-	users := identity.New(identity.Config{Issuer: cfg.issuer, Audience: cfg.audience}, prometheus.NewRegistry())
+	ids := identity.Config{Issuer: cfg.issuer, Audiences: list(cfg.audience), UserClaim: cfg.userClaim}
+	if err := ids.Validate(); err != nil {
+		return nil, fmt.Errorf("OIDC: %w", err)
+	}
+	users := identity.New(ids, nil)
 	return sample.New(sample.Config{
 		GatewayURL: cfg.gatewayURL, APIKey: cfg.apiKey, Users: users,
 		Page: sample.Page{

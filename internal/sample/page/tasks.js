@@ -45,7 +45,7 @@ export class Tasks {
           Authorization: 'Bearer ' + session.idToken, 'Content-Type': 'application/json',
           Traceparent: `00-${trace}-${hex(8)}-01`,
         },
-        body: JSON.stringify({ userId: session.userId, message: text, wait }),
+        body: JSON.stringify({ message: text, wait }),
       });
     } catch {
       throw new Error('The sample application cannot be reached. Is it still running?');
