@@ -1,0 +1,435 @@
+package identity
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// testIssuer is an OIDC issuer as far as a verifier can see it.
+type testIssuer struct {
+	*httptest.Server
+	discoveries, fetches atomic.Int64
+	down                 atomic.Bool
+
+	mu   sync.Mutex
+	keys []any // what the key set holds
+}
+
+func newIssuer(t testing.TB, keys ...any) *testIssuer {
+	t.Helper()
+	i := &testIssuer{keys: keys}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		i.discoveries.Add(1)
+		json.NewEncoder(w).Encode(map[string]string{"issuer": i.URL, "jwks_uri": i.URL + "/keys"})
+	})
+	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
+		i.fetches.Add(1)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		json.NewEncoder(w).Encode(map[string]any{"keys": i.keys})
+	})
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if i.down.Load() {
+			http.Error(w, "down for repair", http.StatusBadGateway)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *testIssuer) publish(keys ...any) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keys = keys
+}
+
+// key is a signing key with a name.
+type key struct {
+	id      string
+	alg     jose.SignatureAlgorithm
+	private crypto.Signer
+}
+
+func (k key) public() jose.JSONWebKey {
+	return jose.JSONWebKey{Key: k.private.Public(), KeyID: k.id, Algorithm: string(k.alg), Use: "sig"}
+}
+
+func rsaKey(t testing.TB, id string) key {
+	t.Helper()
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key{id, jose.RS256, private}
+}
+
+func ecKey(t testing.TB, id string) key {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key{id, jose.ES256, private}
+}
+
+func edKey(t testing.TB, id string) key {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key{id, jose.EdDSA, private}
+}
+
+func (k key) sign(t testing.TB, claims map[string]any) string {
+	t.Helper()
+	return k.signAs(t, "JWT", claims)
+}
+
+func (k key) signAs(t testing.TB, typ string, claims map[string]any) string {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: k.alg, Key: jose.JSONWebKey{Key: k.private, KeyID: k.id}},
+		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := jwt.Signed(signer).Claims(claims).Serialize()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// idToken returns good claims of an ID token, changed; nil removes a claim.
+func (i *testIssuer) idToken(changes map[string]any) map[string]any {
+	c := map[string]any{
+		"iss": i.URL, "aud": "restante", "sub": "user-1", "preferred_username": "ann",
+		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+	}
+	maps.Copy(c, changes)
+	maps.DeleteFunc(c, func(_ string, v any) bool { return v == nil })
+	return c
+}
+
+func verifier(t testing.TB, i *testIssuer, change func(*Config)) *Verifier {
+	t.Helper()
+	cfg := Config{Issuer: i.URL, Audiences: []string{"restante", "page"}, PublisherAudiences: []string{"gateway"}}
+	if change != nil {
+		change(&cfg)
+	}
+	return New(cfg, nil)
+}
+
+func TestUnknownKidFlood(t *testing.T) {
+	t.Parallel()
+	good, invented := ecKey(t, "good"), ecKey(t, "invented")
+	i := newIssuer(t, good.public())
+	v := verifier(t, i, nil)
+	clock := time.Now()
+	v.now = func() time.Time { return clock }
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for n := range 25 {
+				k := invented
+				k.id += strings.Repeat("x", n)
+				if _, err := v.User(t.Context(), k.sign(t, i.idToken(nil))); ReasonOf(err) != ReasonKey {
+					t.Errorf("invented key id: %v, want key", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := i.fetches.Load(); n != 1 {
+		t.Errorf("200 invented key ids made %d fetches, want 1", n)
+	}
+	// A known key id with another key's signature is no cheaper way to do it.
+	forged := key{good.id, good.alg, invented.private}.sign(t, i.idToken(nil))
+	for range 20 {
+		if _, err := v.User(t.Context(), forged); ReasonOf(err) != ReasonSignature {
+			t.Errorf("forged: %v, want signature", err)
+		}
+	}
+	clock = clock.Add(defaultRefetchInterval)
+	for range 20 {
+		_, _ = v.User(t.Context(), forged)
+	}
+	if n := i.fetches.Load(); n != 2 {
+		t.Errorf("%d fetches after one interval, want 2", n)
+	}
+	if _, err := v.User(t.Context(), good.sign(t, i.idToken(nil))); err != nil {
+		t.Errorf("a good token after the flood: %v", err)
+	}
+}
+
+func TestKeyRotation(t *testing.T) {
+	t.Parallel()
+	first, second := rsaKey(t, "first"), rsaKey(t, "second")
+	i := newIssuer(t, first.public())
+	v := verifier(t, i, nil)
+	clock := time.Now()
+	v.now = func() time.Time { return clock }
+	if _, err := v.User(t.Context(), first.sign(t, i.idToken(nil))); err != nil {
+		t.Fatal(err)
+	}
+	i.publish(second.public())
+	if _, err := v.User(t.Context(), second.sign(t, i.idToken(nil))); ReasonOf(err) != ReasonKey {
+		t.Errorf("within the interval: %v, want key", err)
+	}
+	clock = clock.Add(defaultRefetchInterval)
+	if _, err := v.User(t.Context(), second.sign(t, i.idToken(nil))); err != nil {
+		t.Errorf("after the interval: %v", err)
+	}
+	if _, err := v.User(t.Context(), first.sign(t, i.idToken(nil))); ReasonOf(err) != ReasonKey {
+		t.Errorf("a token of the withdrawn key: %v, want key", err)
+	}
+	// The same key id, another key: a development issuer that was started anew.
+	third := rsaKey(t, "second")
+	i.publish(third.public())
+	clock = clock.Add(defaultRefetchInterval)
+	if _, err := v.User(t.Context(), third.sign(t, i.idToken(nil))); err != nil {
+		t.Errorf("new key by an old name: %v", err)
+	}
+}
+
+func TestWithdrawnKeyEndsWithinAnHour(t *testing.T) {
+	t.Parallel()
+	leaked, next := ecKey(t, "leaked"), ecKey(t, "next")
+	i := newIssuer(t, leaked.public(), next.public())
+	v := verifier(t, i, nil)
+	clock := time.Now()
+	v.now = func() time.Time { return clock }
+	token := leaked.sign(t, i.idToken(map[string]any{"exp": clock.Add(48 * time.Hour).Unix()}))
+	if _, err := v.User(t.Context(), token); err != nil {
+		t.Fatal(err)
+	}
+	i.publish(next.public())
+	clock = clock.Add(maxAge)
+	if _, err := v.User(t.Context(), token); ReasonOf(err) != ReasonKey {
+		t.Errorf("withdrawn key after %v: %v, want key", maxAge, err)
+	}
+}
+
+func TestIssuerDownAndUpAgain(t *testing.T) {
+	t.Parallel()
+	k := ecKey(t, "k")
+	i := newIssuer(t, k.public())
+	i.down.Store(true)
+	v := verifier(t, i, nil)
+	clock := time.Now()
+	v.now = func() time.Time { return clock }
+	token := k.sign(t, i.idToken(map[string]any{"exp": clock.Add(48 * time.Hour).Unix()}))
+	for range 10 {
+		_, err := v.User(t.Context(), token)
+		if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "502") {
+			t.Fatalf("issuer down: %v, want %v with its cause", err, ErrUnavailable)
+		}
+		if strings.Contains(err.Error(), "repair") {
+			t.Errorf("the issuer's answer is in the error: %v", err)
+		}
+	}
+	i.down.Store(false)
+	clock = clock.Add(firstBackoff)
+	if _, err := v.User(t.Context(), token); err != nil {
+		t.Fatalf("issuer up: %v", err)
+	}
+	if n := i.fetches.Load(); n != 1 {
+		t.Errorf("%d fetches, want 1", n)
+	}
+
+	// Down again: known keys go on working, unknown ones cannot be judged.
+	i.down.Store(true)
+	clock = clock.Add(maxAge)
+	if _, err := v.User(t.Context(), token); err != nil {
+		t.Errorf("issuer down, known key: %v", err)
+	}
+	if _, err := v.User(t.Context(), ecKey(t, "new").sign(t, i.idToken(map[string]any{"exp": clock.Add(time.Hour).Unix()}))); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("issuer down, unknown key: %v, want %v", err, ErrUnavailable)
+	}
+	clock = clock.Add(maxStale - maxAge)
+	if _, err := v.User(t.Context(), token); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("issuer down for a day: %v, want %v", err, ErrUnavailable)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	t.Parallel()
+	i := &issuer{interval: defaultRefetchInterval}
+	var got []time.Duration
+	for i.failures = range 8 {
+		got = append(got, i.backoff())
+	}
+	if got[0] != time.Second || got[1] != 2*time.Second || got[7] != maxFirstBackoff {
+		t.Errorf("before the first success: %v", got)
+	}
+	i.keys = []jose.JSONWebKey{{}}
+	if i.failures = 1000; i.backoff() != defaultRefetchInterval {
+		t.Errorf("after a success, 1000 failures: %v", i.backoff())
+	}
+}
+
+// roundTrip is an issuer in memory, for tests with a fake clock.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestRenewalHoldsUpOneCallerOnly(t *testing.T) {
+	t.Parallel()
+	k := ecKey(t, "k")
+	server := newIssuer(t, k.public())
+	synctest.Test(t, func(t *testing.T) {
+		token := k.sign(t, server.idToken(map[string]any{"exp": time.Now().Add(48 * time.Hour).Unix()}))
+		hang := false
+		v := verifier(t, server, func(c *Config) {
+			c.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+				if hang {
+					<-r.Context().Done()
+					return nil, r.Context().Err()
+				}
+				w := httptest.NewRecorder()
+				server.Config.Handler.ServeHTTP(w, r)
+				return w.Result(), nil
+			})
+		})
+		if _, err := v.User(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+		hang = true
+		time.Sleep(maxAge) // fake time
+		start := time.Now()
+		var waited atomic.Int64
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if _, err := v.User(t.Context(), token); err != nil {
+					t.Error(err)
+				}
+				if d := time.Since(start); d > 0 {
+					waited.Add(1)
+					if d > defaultTimeout {
+						t.Errorf("waited %v", d)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if n := waited.Load(); n != 1 {
+			t.Errorf("%d callers waited for an issuer that hangs, want 1", n)
+		}
+	})
+}
+
+func TestFetchRefuses(t *testing.T) {
+	t.Parallel()
+	k := ecKey(t, "k")
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		discovery, keys string // ISSUER stands for the issuer's URL
+		want            string
+	}{
+		"other issuer":    {`{"issuer":"https://example.com","jwks_uri":"ISSUER/keys"}`, ``, "calls itself"},
+		"slash too many":  {`{"issuer":"ISSUER/","jwks_uri":"ISSUER/keys"}`, ``, "to the last slash"},
+		"no JSON":         {`<html>`, ``, "not the JSON"},
+		"endless":         {`{"issuer":"` + strings.Repeat("x", maxDocument) + `"}`, ``, "longer than"},
+		"no keys URL":     {`{"issuer":"ISSUER"}`, ``, "keys: "},
+		"keys on a file":  {`{"issuer":"ISSUER","jwks_uri":"file:///etc/passwd"}`, ``, "unsupported protocol"},
+		"keys no JSON":    {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `<html>`, "not the JSON"},
+		"keys endless":    {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `{"keys":[` + strings.Repeat(" ", maxDocument), "longer than"},
+		"no keys":         {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `{"keys":[]}`, "none of the issuer's 0 keys"},
+		"too many keys":   {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `{"keys":[{}` + strings.Repeat(",{}", maxKeys) + `]}`, "65 keys"},
+		"symmetric key":   {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `{"keys":[{"kty":"oct","k":"AAAA"}]}`, "none of"},
+		"private key":     {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, keySetText(t, jose.JSONWebKey{Key: k.private}), "none of"},
+		"key to encrypt":  {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, keySetText(t, jose.JSONWebKey{Key: k.private.Public(), Use: "enc"}), "none of"},
+		"weak key":        {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, keySetText(t, jose.JSONWebKey{Key: weak.Public()}), "none of"},
+		"only new things": {`{"issuer":"ISSUER","jwks_uri":"ISSUER/keys"}`, `{"keys":[{"kty":"PQC"},7]}`, "none of"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mux := http.NewServeMux()
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+				w.Write([]byte(strings.ReplaceAll(c.discovery, "ISSUER", server.URL)))
+			})
+			mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(c.keys)) })
+			v := New(Config{Issuer: server.URL, Audiences: []string{"a"}}, nil)
+			_, err := v.User(t.Context(), k.sign(t, map[string]any{"sub": "x"}))
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %v with %q", err, ErrUnavailable, c.want)
+			}
+			if len(err.Error()) > 1000 {
+				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+func keySetText(t *testing.T, keys ...jose.JSONWebKey) string {
+	t.Helper()
+	text, err := json.Marshal(jose.JSONWebKeySet{Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestFetchIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	k := ecKey(t, "k")
+	synctest.Test(t, func(t *testing.T) {
+		v := New(Config{Issuer: "https://example.com", Audiences: []string{"a"},
+			Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+				<-r.Context().Done()
+				return nil, r.Context().Err()
+			})}, nil)
+		start := time.Now()
+		_, err := v.User(t.Context(), k.sign(t, map[string]any{"sub": "x"}))
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want %v by timeout", err, ErrUnavailable)
+		}
+		if d := time.Since(start); d != defaultTimeout {
+			t.Errorf("took %v, want %v", d, defaultTimeout)
+		}
+	})
+}
+
+func TestRedirectToHTTPIsRefused(t *testing.T) {
+	t.Parallel()
+	client := newClient(Config{}.withDefaults())
+	secure, _ := http.NewRequest(http.MethodGet, "https://example.com/", nil)
+	plain, _ := http.NewRequest(http.MethodGet, "http://example.com/", nil)
+	if err := client.CheckRedirect(plain, []*http.Request{secure}); err == nil {
+		t.Error("from https to http: no error")
+	}
+	if err := client.CheckRedirect(plain, []*http.Request{plain, plain, plain, plain}); err == nil {
+		t.Error("four redirects: no error")
+	}
+	if err := client.CheckRedirect(secure, []*http.Request{secure}); err != nil {
+		t.Error(err)
+	}
+}
