@@ -67,7 +67,7 @@ func (b *bench) window(duration time.Duration) error {
 	cost := b.startMeter()
 	received, started := b.load.received.Load(), time.Now()
 	b.load.measure(duration)
-	if err := b.watch(duration); err != nil {
+	if err := b.watch(duration, nil); err != nil {
 		return err
 	}
 	b.Seconds = time.Since(started).Seconds()
@@ -77,13 +77,22 @@ func (b *bench) window(duration time.Duration) error {
 	return nil
 }
 
-// watch waits and shows progress.
-func (b *bench) watch(duration time.Duration) error {
-	until := time.Now().Add(duration)
+// watch waits for the duration, or until done is closed, and shows progress.
+func (b *bench) watch(duration time.Duration, done <-chan struct{}) error {
+	over := time.NewTimer(duration)
+	defer over.Stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
 	last, lastAt := b.load.received.Load(), time.Now()
-	for time.Now().Before(until) {
-		if err := pause(b.ctx, min(time.Second, time.Until(until))); err != nil {
-			return err
+	for {
+		select {
+		case <-b.ctx.Done():
+			return b.ctx.Err()
+		case <-done:
+			return nil
+		case <-over.C:
+			return nil
+		case <-tick.C:
 		}
 		if !b.progress {
 			continue
@@ -94,7 +103,6 @@ func (b *bench) watch(duration time.Duration) error {
 			float64(received-last)/now.Sub(lastAt).Seconds(), b.load.refused.Load()+b.load.unknown.Load(), b.load.reconnects.Load())
 		last, lastAt = received, now
 	}
-	return nil
 }
 
 // verdict lets everything arrive and asks the checker.

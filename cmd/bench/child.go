@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -31,13 +32,23 @@ func startChild(dir, name string, env []string, binary string, args ...string) (
 	defer log.Close() // the child has its own descriptor
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	c.cmd.Env = append(os.Environ(), env...)
-	if err := c.cmd.Start(); err != nil {
+	c.cmd.SysProcAttr = childAttributes()
+	started := make(chan error, 1)
+	go func() {
+		// On Linux a child is stopped when the thread that started it ends.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := c.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		c.err = c.cmd.Wait()
+		close(c.done)
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	go func() {
-		defer close(c.done)
-		c.err = c.cmd.Wait()
-	}()
 	return c, nil
 }
 

@@ -96,7 +96,11 @@ func (f *figures) table(out io.Writer) error {
 			d.Stored, d.StoredPerSecond, d.ConnectSeconds, d.SettledSeconds)
 	}
 	if i := f.Idle; i != nil {
-		row("idle connection", "%.1f KiB resident, %.2f goroutines (%d connections)", i.BytesEach/1024, i.GoroutinesEach, i.Connections)
+		goroutines := ""
+		if i.GoroutinesEach > 0 {
+			goroutines = fmt.Sprintf(", %.2f goroutines", i.GoroutinesEach)
+		}
+		row("idle connection", "%.1f KiB resident%s (%d connections)", i.BytesEach/1024, goroutines, i.Connections)
 		row("idle CPU", "server %.2f %% of a core, Postgres %.2f %%, over %.0f s", i.ServerCorePercent, i.PostgresCorePercent, f.Seconds)
 	}
 	if f.Refused+f.Unanswered+f.Reconnects > 0 {

@@ -127,7 +127,7 @@ func (g *gateway) parse(_ int, text []byte) (frame, error) {
 	const start, middle = `{"kind":"message","seq":`, `"message":"`
 	if rest, ok := bytes.CutPrefix(text, []byte(start)); ok {
 		seq, rest := leadingInt(rest)
-		if i := bytes.Index(rest, []byte(middle)); i >= 0 {
+		if i := bytes.Index(rest, []byte(middle)); i >= 0 && bytes.IndexByte(rest[:i], '{') < 0 {
 			payload := rest[i+len(middle)-1:]
 			if end := bytes.IndexByte(payload[1:], '"'); end >= 0 && bytes.IndexByte(payload[1:end+1], '\\') < 0 {
 				return frame{kind: frameMessage, seq: seq, id: seq, payload: payload[:end+2]}, nil

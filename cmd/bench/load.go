@@ -154,21 +154,20 @@ func (c *clients) close() {
 	c.done.Wait()
 }
 
-// connect opens one connection for each of the users from..to-1 and reads them
-// until the clients are closed. When one fails while opening, all are closed.
-func (l *load) connect(ctx context.Context, from, to, buffer int, opened *atomic.Int64) (*clients, error) {
+// connect opens one connection for each user and reads it until the clients are
+// closed. When one fails while opening, all are closed. It counts in opened.
+func (l *load) connect(ctx context.Context, buffer int, opened *atomic.Int64) (*clients, error) {
 	reading, stop := context.WithCancel(ctx)
 	cs := &clients{stop: stop}
 	opening, fail := context.WithCancelCause(reading)
 	defer fail(nil)
 	var next atomic.Int64
-	next.Store(int64(from))
 	var group sync.WaitGroup
 	for range openers {
 		group.Go(func() {
 			for opening.Err() == nil {
 				user := int(next.Add(1)) - 1
-				if user >= to {
+				if user >= l.users {
 					return
 				}
 				c := &client{load: l, user: user, buffer: buffer}

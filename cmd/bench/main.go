@@ -100,6 +100,9 @@ func exit(err error, stderr io.Writer) int {
 	case errors.As(err, &wrong):
 		fmt.Fprintln(stderr, "bench:", err)
 		return 2
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "bench: interrupted")
+		return 1
 	default:
 		fmt.Fprintln(stderr, "bench:", err)
 		return 1

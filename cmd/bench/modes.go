@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -28,21 +30,19 @@ const clientBuffer = 16 << 10
 // connectAll connects every user's client.
 func (b *bench) connectAll(buffer int) (*clients, error) {
 	var opened atomic.Int64
-	done := make(chan struct{})
-	defer close(done)
+	ctx, done := context.WithCancel(b.ctx)
+	var progress sync.WaitGroup
 	if b.progress {
-		go func() { // ends with the opening
-			for {
-				select {
-				case <-done:
-					return
-				case <-time.After(time.Second):
-					b.say("connected %d of %d", opened.Load(), b.load.users)
-				}
+		progress.Go(func() {
+			for pause(ctx, time.Second) == nil {
+				b.say("connected %d of %d", opened.Load(), b.load.users)
 			}
-		}()
+		})
 	}
-	return b.load.connect(b.ctx, 0, b.load.users, buffer, &opened)
+	readers, err := b.load.connect(b.ctx, buffer, &opened)
+	done()
+	progress.Wait()
+	return readers, err
 }
 
 func throughput(b *bench) error {
@@ -56,7 +56,7 @@ func throughput(b *bench) error {
 		}
 	})
 	defer writers.stop()
-	if err := b.watch(b.warmup); err != nil {
+	if err := b.watch(b.warmup, nil); err != nil {
 		return err
 	}
 	if err := b.window(b.duration); err != nil {
@@ -96,7 +96,7 @@ func latency(b *bench) error {
 		<-paced
 		writers.stop()
 	}()
-	if err := b.watch(b.warmup); err != nil {
+	if err := b.watch(b.warmup, nil); err != nil {
 		return err
 	}
 	if err := b.window(b.duration); err != nil {
@@ -147,16 +147,21 @@ func drain(b *bench) error {
 		}
 	})
 	defer writers.stop()
-	for l.accepted.Load()+l.refused.Load()+l.unknown.Load() < total {
-		if err := b.watch(200 * time.Millisecond); err != nil {
-			return err
-		}
-		if time.Since(started) > time.Hour {
-			return fmt.Errorf("the backlog is not stored after an hour")
-		}
+	stored, took := make(chan struct{}), time.Duration(0)
+	go func() {
+		defer close(stored)
+		writers.group.Wait()
+		took = time.Since(started)
+	}()
+	if err := b.watch(time.Hour, stored); err != nil {
+		return err
 	}
-	writers.stop()
-	d := &drained{Stored: l.accepted.Load(), StoredPerSecond: float64(l.accepted.Load()) / time.Since(started).Seconds()}
+	select {
+	case <-stored:
+	default:
+		return errors.New("the backlog is not stored after an hour")
+	}
+	d := &drained{Stored: l.accepted.Load(), StoredPerSecond: float64(l.accepted.Load()) / took.Seconds()}
 	b.Drain = d
 
 	cost, back := b.startMeter(), time.Now()
@@ -181,11 +186,9 @@ func drain(b *bench) error {
 	return b.verdict()
 }
 
-// settle is how long servers are left alone before their memory is read.
-const settle = 5 * time.Second
-
 func idle(b *bench) error {
-	if err := pause(b.ctx, settle); err != nil {
+	// Servers are left alone before their memory is read.
+	if err := pause(b.ctx, b.settle); err != nil {
 		return err
 	}
 	before := b.env.usage(b.ctx)
@@ -194,11 +197,11 @@ func idle(b *bench) error {
 		return err
 	}
 	defer readers.close()
-	if err := pause(b.ctx, settle); err != nil {
+	if err := pause(b.ctx, b.settle); err != nil {
 		return err
 	}
 	cost, started := b.startMeter(), time.Now()
-	if err := b.watch(b.duration); err != nil {
+	if err := b.watch(b.duration, nil); err != nil {
 		return err
 	}
 	b.Seconds = time.Since(started).Seconds()

@@ -25,6 +25,7 @@ type options struct {
 	backlog     int
 	duration    time.Duration
 	warmup      time.Duration
+	settle      time.Duration
 
 	replicas int
 	cross    bool
@@ -48,6 +49,9 @@ type mode struct {
 	run     func(*bench) error // nil for those that are not load runs
 }
 
+// maxBacklog bounds what drain leaves pending in all.
+const maxBacklog = 5_000_000
+
 var errHelp = errors.New("help was asked for")
 
 func parseOptions(m mode, args []string, out io.Writer) (options, error) {
@@ -67,6 +71,7 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.backlog, "backlog", 1000, "drain: messages pending per user before anybody connects")
 	flags.DurationVar(&o.duration, "duration", 10*time.Second, "how long to measure")
 	flags.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long to run before measuring")
+	flags.DurationVar(&o.settle, "settle", 5*time.Second, "idle: how long to leave the servers alone before their memory is read")
 
 	flags.StringVar(&o.server, "server", "", "gateway binary to start (default: go build ./cmd/server)")
 	flags.IntVar(&o.replicas, "replicas", 1, "gateway replicas to start")
@@ -110,11 +115,11 @@ func (o *options) validate() error {
 			return fmt.Errorf("-%s is %d, want %d to %d", b.name, b.n, b.low, b.up)
 		}
 	}
-	if o.duration < time.Second || o.duration > time.Hour || o.warmup < 0 || o.warmup > time.Hour {
-		return errors.New("-duration must be 1s to 1h, -warmup at most 1h")
+	if o.duration < time.Second || o.duration > time.Hour || o.warmup < 0 || o.warmup > time.Hour || o.settle < 0 || o.settle > time.Hour {
+		return errors.New("-duration must be 1s to 1h, -warmup and -settle at most 1h")
 	}
-	if o.mode == "drain" && o.users*o.backlog > 5_000_000 {
-		return fmt.Errorf("-users times -backlog is %d, want at most 5000000", o.users*o.backlog)
+	if o.mode == "drain" && o.users*o.backlog > maxBacklog {
+		return fmt.Errorf("-users times -backlog is %d, want at most %d", o.users*o.backlog, maxBacklog)
 	}
 	if o.target == "floor" && (o.replicas > 1 || o.cross) {
 		return errors.New("the floor has one replica")

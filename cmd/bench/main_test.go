@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/coder/websocket"
+
+	"restante/cmd/bench/floor"
+	"restante/internal/checker"
+	"restante/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// startTestFloor serves the floor in this process.
+func startTestFloor(t *testing.T) (url, database string) {
+	t.Helper()
+	db := testdb.New(t)
+	server, err := floor.New(t.Context(), db.Pool, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx, listener) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("floor: %v", err)
+		}
+	})
+	return "http://" + listener.Addr().String(), db.URL
+}
+
+// runBench runs a mode with -json and returns the figures.
+func runBench(t *testing.T, wantCode int, args ...string) (f figures, output string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "figures.json")
+	var out bytes.Buffer
+	code := run(t.Context(), append(args, "-json", file), &out, &out)
+	if code != wantCode {
+		t.Fatalf("bench %v: exit code %d, want %d\n%s", args, code, wantCode, out.String())
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	if err := json.Unmarshal(text, &f); err != nil {
+		t.Fatal(err)
+	}
+	return f, out.String()
+}
+
+// TestModes runs every mode against the floor. Timing is not judged, the counts
+// and the verdict are.
+func TestModes(t *testing.T) {
+	t.Parallel()
+	cases := []struct {
+		name  string
+		args  []string
+		check func(t *testing.T, f figures)
+	}{
+		{"throughput", []string{"throughput", "-users", "5", "-publishers", "4", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
+			if f.Messages == 0 || f.Rate == 0 || f.Delivery == nil || f.Answer == nil {
+				t.Errorf("no figures: %+v", f)
+			}
+		}},
+		{"latency", []string{"latency", "-rate", "300", "-users", "5", "-publishers", "4", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
+			if f.Verdict.Accepted > 600 {
+				t.Errorf("%d messages in about a second at a rate of 300", f.Verdict.Accepted)
+			}
+			if f.Delivery == nil || f.Delivery.P99 < f.Delivery.P50 || f.Delivery.Max < f.Delivery.P99 {
+				t.Errorf("latencies: %v", f.Delivery)
+			}
+		}},
+		{"drain", []string{"drain", "-users", "7", "-backlog", "30", "-publishers", "4"}, func(t *testing.T, f figures) {
+			if f.Messages != 210 || f.Verdict.Accepted != 210 || f.Drain == nil || f.Drain.Stored != 210 {
+				t.Errorf("want 7 × 30 messages stored and received: %+v", f)
+			}
+		}},
+		{"idle", []string{"idle", "-connections", "40", "-settle", "0s", "-duration", "1s"}, func(t *testing.T, f figures) {
+			if f.Idle == nil || f.Idle.Connections != 40 || f.Verdict.Received != 40 {
+				t.Errorf("want 40 connections that get a message each: %+v", f)
+			}
+		}},
+	}
+	for _, tc := range cases {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			url, database := startTestFloor(t)
+			f, output := runBench(t, 0, append(tc.args, "-target", "floor", "-url", url, "-database-url", database)...)
+			v := f.Verdict
+			if !v.Clean() || v.Accepted == 0 || v.Received != v.Accepted || v.Duplicates != 0 || f.Refused+f.Unanswered+f.Reconnects != 0 {
+				t.Errorf("want all accepted received once, and no trouble:\n%s", output)
+			}
+			if !strings.Contains(output, "in order, nothing lost") {
+				t.Errorf("the table has no verdict:\n%s", output)
+			}
+			tc.check(t, f)
+		})
+	}
+}
+
+// TestViolation runs against a server that swaps the first two messages of
+// every user, once.
+func TestViolation(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	if _, err := floor.New(t.Context(), db.Pool, slog.New(slog.DiscardHandler)); err != nil { // its table, for the end
+		t.Fatal(err)
+	}
+	s := &swapper{users: map[string]*swapped{}}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: s}
+	go server.Serve(listener)
+	t.Cleanup(func() { server.Close() })
+
+	f, output := runBench(t, 1, "throughput", "-users", "3", "-publishers", "1", "-duration", "1s", "-warmup", "0s",
+		"-target", "floor", "-url", "http://"+listener.Addr().String(), "-database-url", db.URL)
+	if f.Verdict.Kinds[checker.KindOrder] != 3 || f.Verdict.Count != 3 {
+		t.Errorf("want one order violation for each of 3 users:\n%s", output)
+	}
+}
+
+// swapper answers like the floor, from memory and in the wrong order.
+type swapper struct {
+	mu    sync.Mutex
+	next  int64
+	users map[string]*swapped
+}
+
+type swapped struct {
+	held [][]byte // the first message until there is a second
+	n    int
+	out  chan []byte
+}
+
+func (s *swapper) user(name string) *swapped {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[name] == nil {
+		s.users[name] = &swapped{out: make(chan []byte, 1<<20)}
+	}
+	return s.users[name]
+}
+
+func (s *swapper) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	u := s.user(r.URL.Query().Get("user"))
+	if r.Method == "POST" {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		s.mu.Lock()
+		u.held, u.n = append([][]byte{body}, u.held...), u.n+1
+		if u.n > 1 {
+			for _, m := range u.held {
+				s.next++
+				u.out <- []byte(`{"seq":` + strconv.FormatInt(s.next, 10) + `,"data":` + string(m) + `}`)
+			}
+			u.held = nil
+		}
+		s.mu.Unlock()
+		w.WriteHeader(http.StatusAccepted)
+		return
+	}
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	ctx, gone := context.WithCancel(context.Background())
+	go func() { // acknowledgements, until the client goes
+		defer gone()
+		for {
+			if _, _, err := conn.Read(ctx); err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-u.out:
+			if conn.Write(ctx, websocket.MessageText, m) != nil {
+				return
+			}
+		}
+	}
+}
