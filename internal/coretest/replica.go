@@ -1,0 +1,281 @@
+package coretest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"restante/internal/database"
+	"restante/internal/events"
+	"restante/internal/hub"
+	"restante/internal/jobs"
+)
+
+// Options of a replica. Zero durations mean what the comment says.
+type Options struct {
+	URL          string        // the database
+	DeliverDelay time.Duration // zero: at once
+	JobPoll      time.Duration // zero: 50 ms
+	NoJobs       bool          // do not work River's queues here
+	Sweep        time.Duration // zero: no sweep
+	Lease        time.Duration // zero: 12 s
+	AckTimeout   time.Duration // zero: 30 s
+	Retention    time.Duration // zero: 24 h
+	WindowSize   int           // messages; zero: 1024
+
+	// DropCommitWake decides, for each commit, whether this replica's own
+	// sessions are not woken by it; DropNotify whether the others are not told.
+	// nil: never.
+	DropCommitWake func() bool
+	DropNotify     func() bool
+	// DropHeard decides whether a received notification is lost. nil: never.
+	DropHeard func() bool
+
+	Logger *slog.Logger // nil: none
+}
+
+// Replica is a running core.
+type Replica struct {
+	ID               string
+	Log              *events.Log
+	Hub              *hub.Hub
+	Fanout           *hub.Fanout
+	Heart            *hub.Heart
+	Jobs             *jobs.Jobs
+	Durable, Relaxed *pgxpool.Pool
+	Metrics          *prometheus.Registry
+
+	network *network
+	stop    context.CancelFunc
+	done    chan error
+	killed  bool
+}
+
+// Start runs a replica; it is stopped, or killed if that fails, when the test ends.
+func Start(t testing.TB, o Options) *Replica {
+	t.Helper()
+	r, err := start(t.Context(), o)
+	if err != nil {
+		t.Fatalf("start replica: %v", err)
+	}
+	t.Cleanup(func() {
+		if !r.killed {
+			r.Stop(t)
+		}
+	})
+	return r
+}
+
+func start(ctx context.Context, o Options) (*Replica, error) {
+	o = o.withDefaults()
+	r := &Replica{ID: "test-" + strings.ToLower(rand.Text()[:10]), network: newNetwork(), Metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
+	var err error
+	if r.Durable, err = r.pool(ctx, o.URL, database.DurableConfig); err != nil {
+		return nil, err
+	}
+	if r.Relaxed, err = r.pool(ctx, o.URL, database.RelaxedConfig); err != nil {
+		return nil, err
+	}
+	signals, err := database.SignalConfig(o.URL)
+	if err != nil {
+		return nil, err
+	}
+	signals.DialFunc = r.network.dial
+	if err := r.wire(ctx, o, database.Connector(signals)); err != nil {
+		return nil, err
+	}
+	if _, err := r.Heart.Beat(ctx); err != nil {
+		return nil, err
+	}
+	r.run(o)
+	return r, nil
+}
+
+func (o Options) withDefaults() Options {
+	or := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	or(&o.JobPoll, 50*time.Millisecond)
+	or(&o.Lease, 12*time.Second)
+	or(&o.AckTimeout, 30*time.Second)
+	or(&o.Retention, 24*time.Hour)
+	if o.WindowSize == 0 {
+		o.WindowSize = 1024
+	}
+	never := func() bool { return false }
+	for _, drop := range []*func() bool{&o.DropCommitWake, &o.DropNotify, &o.DropHeard} {
+		if *drop == nil {
+			*drop = never
+		}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+func (r *Replica) pool(ctx context.Context, url string, config func(string, int) (*pgxpool.Config, error)) (*pgxpool.Pool, error) {
+	cfg, err := config(url, 6)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ConnConfig.DialFunc = r.network.dial
+	return database.Open(ctx, cfg)
+}
+
+func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Context) (*pgx.Conn, error)) (err error) {
+	r.Log = events.New(events.Config{
+		Durable: r.Durable, Relaxed: r.Relaxed,
+		OnCommit: func(heads []events.Head) {
+			if !o.DropCommitWake() {
+				r.Hub.Wake(hub.FromCommit, heads)
+			}
+			if !o.DropNotify() {
+				r.Fanout.Publish(heads)
+			}
+		},
+		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, Metrics: r.Metrics,
+	})
+	epoch, err := r.Log.Epoch(ctx)
+	if err != nil {
+		return err
+	}
+	r.Heart = hub.NewHeart(r.ID, "test", connect, r.Log.Heartbeat)
+	r.Hub = hub.New(hub.Config{
+		ReplicaID: r.ID, Epoch: epoch, Beat: r.Heart.Beat, Lease: o.Lease, OnPeers: func(n int) { r.Fanout.SetPeers(n) },
+		SweepEvery: o.Sweep, PingEvery: 30 * time.Second, PongTimeout: 15 * time.Second, AckTimeout: o.AckTimeout,
+		MaxAge: time.Hour, MaxPerUser: 100, WindowMessages: o.WindowSize, WindowBytes: 1 << 20,
+		Logger: o.Logger, Metrics: r.Metrics,
+	}, r.Log, r.Log)
+	r.Fanout = hub.NewFanout(hub.FanoutConfig{
+		ReplicaID: r.ID, Connect: connect,
+		Heard: func(heads []events.Head) {
+			if !o.DropHeard() {
+				r.Hub.Wake(hub.FromNotify, heads)
+			}
+		},
+		Resync: func(ctx context.Context) {
+			if o.Sweep > 0 {
+				r.Hub.Sweep(ctx)
+			}
+		},
+		Logger: o.Logger, Metrics: r.Metrics,
+	})
+	r.Jobs, err = jobs.New(jobs.Config{
+		Pool: r.Relaxed, ReplicaID: r.ID, Lanes: r.Log, Log: r.Log, Tokens: noTokens{},
+		Wake: func(userID string) {
+			look := []events.Head{{UserID: userID}}
+			r.Hub.Wake(hub.FromJob, look)
+			r.Fanout.Publish(look)
+		},
+		PollEvery: o.JobPoll, DeliverDelay: o.DeliverDelay, Logger: o.Logger, Metrics: r.Metrics,
+	})
+	return err
+}
+
+// noTokens: the core has none to purge.
+type noTokens struct{}
+
+func (noTokens) Purge(context.Context) (int64, error) { return 0, nil }
+
+func (r *Replica) run(o Options) {
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	var g errgroup.Group
+	for _, run := range []func(context.Context) error{r.Log.Run, r.Hub.Run, r.Fanout.Run} {
+		g.Go(func() error { return run(ctx) })
+	}
+	if !o.NoJobs {
+		g.Go(func() error { return r.Jobs.Run(ctx) })
+	}
+	go func() { r.done <- g.Wait() }()
+}
+
+// Stop ends the replica in order: it drains, detaches and leaves.
+func (r *Replica) Stop(t testing.TB) {
+	t.Helper()
+	r.Hub.Drain(0)
+	r.stop()
+	if err := <-r.done; err != nil {
+		t.Errorf("stop replica: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := r.Hub.Close(ctx); err != nil {
+		t.Errorf("stop replica: %v", err)
+	}
+	r.killed = true
+	r.Heart.Stop()
+	r.Durable.Close()
+	r.Relaxed.Close()
+}
+
+// Kill ends the replica as a crash would: its connections break in the middle of
+// whatever they carry, nothing is written any more, and its rows stay.
+func (r *Replica) Kill() {
+	r.killed = true
+	r.network.cut()
+	r.stop()
+	<-r.done
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	r.Hub.Drain(0)
+	_ = r.Hub.Close(ctx) // nothing of it reaches the database
+	r.Heart.Stop()
+	r.Durable.Close()
+	r.Relaxed.Close()
+}
+
+// network is the way to Postgres, until it is cut.
+type network struct {
+	mu    sync.Mutex // guards all below
+	isCut bool
+	conns map[net.Conn]bool
+}
+
+var errCut = errors.New("the network is cut")
+
+func newNetwork() *network { return &network{conns: map[net.Conn]bool{}} }
+
+func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, error) {
+	n.mu.Lock()
+	isCut := n.isCut
+	n.mu.Unlock()
+	if isCut {
+		return nil, errCut
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, kind, address)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.isCut {
+		c.Close()
+		return nil, errCut
+	}
+	n.conns[c] = true
+	return c, nil
+}
+
+func (n *network) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.isCut = true
+	for c := range n.conns {
+		c.Close()
+	}
+}
