@@ -28,6 +28,11 @@ const (
 	maxPrefixBytes = 256 // a user id's limit
 	maxListed      = 10_000
 
+	// oidcPrefix begins the names of publishers that come with an OIDC access
+	// token. Idempotency keys belong to names, so a key must not be able to take
+	// one of theirs.
+	oidcPrefix = "oidc:"
+
 	// statementTimeout bounds each statement, waiting for a connection included.
 	statementTimeout = 5 * time.Second
 )
@@ -79,9 +84,10 @@ const createSQL = `INSERT INTO publishers (key_id, name, secret_hash, scopes, us
 	VALUES ($1, $2, $3, $4, $5) RETURNING created_at`
 
 // Create makes a key and returns it: the only time that its text is to be had.
-// name is for people (1 to 128 bytes), scopes are one or both of ScopePublish
-// and ScopeRead, userPrefix may be "". It returns ErrInvalid with a sentence
-// that helps, or ErrUnavailable.
+// name is for people and for the log (1 to 128 bytes; several keys may share
+// one, so that a publisher can be given a new key before the old one is
+// revoked), scopes are one or both of ScopePublish and ScopeRead, userPrefix may
+// be "". It returns ErrInvalid with a sentence that helps, or ErrUnavailable.
 func (k *Keys) Create(ctx context.Context, name string, scopes []string, userPrefix string) (Publisher, string, error) {
 	scopes, err := checkSettings(name, scopes, userPrefix)
 	if err != nil {
@@ -113,6 +119,8 @@ func checkSettings(name string, scopes []string, userPrefix string) ([]string, e
 		return nil, fmt.Errorf("the name has %d bytes; it needs 1 to %d", len(name), maxNameBytes)
 	case !isText(name):
 		return nil, errors.New("the name must be UTF-8 without control characters")
+	case strings.HasPrefix(name, oidcPrefix):
+		return nil, fmt.Errorf("the name must not begin with %s: publishers with OIDC tokens are called that", oidcPrefix)
 	case len(userPrefix) > maxPrefixBytes:
 		return nil, fmt.Errorf("the user prefix has %d bytes; at most %d are allowed", len(userPrefix), maxPrefixBytes)
 	case !isText(userPrefix):

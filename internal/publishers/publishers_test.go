@@ -91,6 +91,7 @@ func TestCreateRefuses(t *testing.T) {
 		"long name":      {strings.Repeat("x", 129), "", []string{"publish"}},
 		"name with NUL":  {"a\x00", "", []string{"publish"}},
 		"name no UTF-8":  {"a\xff", "", []string{"publish"}},
+		"OIDC's name":    {"oidc:billing", "", []string{"publish"}},
 		"long prefix":    {"a", strings.Repeat("x", 257), []string{"publish"}},
 		"prefix newline": {"a", "a\n", []string{"publish"}},
 		"no scope":       {"a", "", nil},
