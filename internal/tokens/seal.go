@@ -125,10 +125,9 @@ func readHeader(token string) (kid string, why Reason) {
 		decoded[i] = b
 	}
 	var header struct {
-		Algorithm  string           `json:"alg"`
-		Encryption string           `json:"enc"`
-		KeyID      string           `json:"kid"`
-		Zip        *json.RawMessage `json:"zip"`
+		Algorithm  string `json:"alg"`
+		Encryption string `json:"enc"`
+		KeyID      string `json:"kid"`
 	}
 	if err := json.Unmarshal(decoded[0], &header); err != nil {
 		return "", ReasonMalformed
@@ -136,8 +135,6 @@ func readHeader(token string) (kid string, why Reason) {
 	switch {
 	case header.Algorithm != string(jose.DIRECT) || header.Encryption != string(jose.A256GCM):
 		return "", ReasonAlgorithm
-	case header.Zip != nil:
-		return "", ReasonCompressed
 	case len(decoded[1]) != 0 || len(decoded[2]) != 12 || len(decoded[4]) != 16:
 		return "", ReasonMalformed
 	case header.KeyID == "":
