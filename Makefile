@@ -1,0 +1,21 @@
+# An index of commands; each is one line you can also type.
+
+run: ## everything on this machine: private PostgreSQL, gateway, issuer, sample application
+	go run ./cmd/server -dev
+
+test: ## all tests, on a machine with no database running
+	go test -race -shuffle=on -timeout 20m ./...
+
+lint: ## format, vet, staticcheck, tidy, known vulnerabilities
+	./.ci/lint
+
+build: ## the programs, into bin/
+	go build -trimpath -o bin/ ./cmd/...
+
+bench: ## first figures, next to a floor in the same run
+	go run ./cmd/bench -h
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+.PHONY: run test lint build bench help
