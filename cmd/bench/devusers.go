@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -14,13 +13,16 @@ import (
 	"time"
 )
 
+// usersPassword is no secret: these users exist at a development issuer on this
+// machine, and every run signs in the same ones.
+const usersPassword = "Bench-users-1"
+
 // devUsers makes users at the development issuer and signs them in with a
 // password, for gateways that were started elsewhere. The issuer hashes
 // passwords slowly on purpose, so thousands of users take their time.
 type devUsers struct {
-	issuer   string
-	password string
-	web      *http.Client
+	issuer string
+	web    *http.Client
 
 	mu     sync.Mutex // guards tokens
 	tokens map[int]string
@@ -28,7 +30,7 @@ type devUsers struct {
 
 func newDevUsers(issuer string) *devUsers {
 	return &devUsers{
-		issuer: strings.TrimSuffix(issuer, "/"), password: rand.Text(),
+		issuer: strings.TrimSuffix(issuer, "/"),
 		web:    &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxConnsPerHost: 4}},
 		tokens: map[int]string{},
 	}
@@ -41,16 +43,15 @@ func (d *devUsers) idToken(ctx context.Context, user int) (string, error) {
 	if known {
 		return token, nil
 	}
-	// A password of this run's own: users are new with each run of the issuer.
-	account, err := json.Marshal(map[string]string{"username": userName(user), "password": d.password})
+	account, err := json.Marshal(map[string]string{"username": userName(user), "password": usersPassword})
 	if err != nil {
 		return "", err
 	}
 	if _, err := d.call(ctx, "/users", "application/json", string(account)); err != nil {
-		return "", fmt.Errorf("make %s at the issuer (restart it if it has that user from another run): %w", userName(user), err)
+		return "", fmt.Errorf("make %s at the issuer: %w", userName(user), err)
 	}
 	form := url.Values{"grant_type": {"password"}, "client_id": {audience}, "scope": {"openid profile"},
-		"username": {userName(user)}, "password": {d.password}}
+		"username": {userName(user)}, "password": {usersPassword}}
 	body, err := d.call(ctx, "/token", "application/x-www-form-urlencoded", form.Encode())
 	if err != nil {
 		return "", fmt.Errorf("sign in %s: %w", userName(user), err)

@@ -32,6 +32,8 @@ type environment struct {
 	pids     []int    // of the servers
 	postgres []int    // of Postgres, empty if it is not on this machine
 	key      string   // API key
+	keyFile  string   // where it is, empty for the floor
+	issuer   string   // URL, empty for the floor
 	ids      identities
 
 	stops []func() error // in the order of starting
@@ -73,11 +75,16 @@ func newEnvironment(ctx context.Context, o *options, out io.Writer) (*environmen
 }
 
 func (e *environment) find(ctx context.Context, o *options) (err error) {
-	if e.servers, err = addresses(o.urls); err != nil {
+	if e.servers, err = addresses("-url", o.urls); err != nil {
 		return err
 	}
 	if err := e.open(ctx, o.database); err != nil {
 		return err
+	}
+	if o.admins != "" {
+		if e.admins, err = addresses("-admin", o.admins); err != nil {
+			return err
+		}
 	}
 	if o.pids != "" {
 		for text := range strings.SplitSeq(o.pids, ",") {
@@ -207,12 +214,16 @@ func (e *environment) startGateways(ctx context.Context, o *options, dir string,
 	if err != nil {
 		return fmt.Errorf("make an API key: %w", err)
 	}
+	e.keyFile = filepath.Join(dir, "api-key")
+	if err := os.WriteFile(e.keyFile, []byte(e.key+"\n"), 0o600); err != nil {
+		return err
+	}
 	issuer, err := startIssuer()
 	if err != nil {
 		return fmt.Errorf("start an issuer: %w", err)
 	}
 	e.stops = append(e.stops, issuer.stop)
-	e.ids = issuer
+	e.ids, e.issuer = issuer, issuer.url
 	for i := range o.replicas {
 		if err := e.startGateway(ctx, fmt.Sprint("gateway-", i), dir, binary, issuer.url, keyring); err != nil {
 			return err

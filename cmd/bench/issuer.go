@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +63,10 @@ func startIssuer() (*issuer, error) {
 	mux.HandleFunc("GET /keys", document(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{
 		{Key: key.Public(), KeyID: id, Algorithm: string(jose.RS256), Use: "sig"},
 	}}))
+	// Users by name and password, as the development issuer has them, for runs
+	// with -url against what bench up has started.
+	mux.HandleFunc("POST /users", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("POST /token", i.signIn)
 	i.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		defer close(i.done)
@@ -69,11 +75,27 @@ func startIssuer() (*issuer, error) {
 	return i, nil
 }
 
+// document answers with JSON. A client that has gone needs no answer.
 func document(v any) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(v)
 	}
+}
+
+func (i *issuer) signIn(w http.ResponseWriter, r *http.Request) {
+	number, ours := strings.CutPrefix(r.PostFormValue("username"), "bench-")
+	user, err := strconv.Atoi(number)
+	if !ours || err != nil || userName(user) != r.PostFormValue("username") || r.PostFormValue("password") != usersPassword {
+		http.Error(w, "no such user", http.StatusBadRequest)
+		return
+	}
+	token, err := i.idToken(r.Context(), user)
+	if err != nil {
+		http.Error(w, "cannot sign", http.StatusInternalServerError)
+		return
+	}
+	document(map[string]string{"id_token": token})(w, r)
 }
 
 func (i *issuer) stop() error {

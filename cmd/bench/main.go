@@ -36,6 +36,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -170,17 +172,22 @@ func runUp(ctx context.Context, args []string, stdout, stderr io.Writer) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, e.stop()) }()
-	fmt.Fprintf(stdout, "DATABASE_URL=%s\n", e.database)
-	for i, server := range e.servers {
-		fmt.Fprintf(stdout, "server      http://%s  pid %d\n", server, e.pids[i])
-		if i < len(e.admins) {
-			fmt.Fprintf(stdout, "  admin     http://%s\n", e.admins[i])
-		}
+	var pids []string
+	for _, pid := range e.pids {
+		pids = append(pids, strconv.Itoa(pid))
 	}
+	fmt.Fprintf(stdout, "bench throughput -target %s -url %s -database-url '%s' -server-pid %s",
+		o.target, urls(e.servers), e.database, strings.Join(pids, ","))
+	if o.target != "floor" {
+		fmt.Fprintf(stdout, " -admin %s -issuer %s -api-key-file %s", urls(e.admins), e.issuer, e.keyFile)
+	}
+	fmt.Fprintln(stdout)
 	fmt.Fprintln(stdout, "Ctrl-C stops all of it and removes the database.")
 	<-ctx.Done()
 	return nil
 }
+
+func urls(addresses []string) string { return "http://" + strings.Join(addresses, ",http://") }
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

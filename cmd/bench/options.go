@@ -36,6 +36,7 @@ type options struct {
 	keyFile  string
 	issuer   string
 	pids     string
+	admins   string
 
 	json     string
 	progress bool
@@ -82,6 +83,7 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.database, "database-url", "", "with -url: their database, which has the last word on what was stored")
 	flags.StringVar(&o.keyFile, "api-key-file", "", "with -url: file with an API key of scope publish")
 	flags.StringVar(&o.issuer, "issuer", "http://127.0.0.1:8081", "with -url: development issuer to make users bench-0, bench-1, … at")
+	flags.StringVar(&o.admins, "admin", "", "with -url: URLs of the gateways' admin listeners, comma-separated, for memory and goroutines")
 	flags.StringVar(&o.pids, "server-pid", "", "with -url: process ids of the servers, comma-separated, for CPU and memory")
 
 	flags.StringVar(&o.json, "json", "", "also write the figures to this file")
@@ -139,21 +141,27 @@ func (o *options) validate() error {
 	if err := loopbackURL(o.issuer); err != nil {
 		return fmt.Errorf("-issuer: %w", err)
 	}
-	_, err := addresses(o.urls)
+	if o.admins != "" {
+		if _, err := addresses("-admin", o.admins); err != nil {
+			return err
+		}
+	}
+	_, err := addresses("-url", o.urls)
 	return err
 }
 
-// addresses returns the host:port of each URL. Load goes to this machine only.
-func addresses(urls string) ([]string, error) {
+// addresses returns the host:port of each URL of a flag. Load goes to this
+// machine only.
+func addresses(name, urls string) ([]string, error) {
 	var all []string
 	for text := range strings.SplitSeq(urls, ",") {
 		text = strings.TrimSpace(text)
 		if err := loopbackURL(text); err != nil {
-			return nil, fmt.Errorf("-url: %w", err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		u, err := url.Parse(text)
 		if err != nil {
-			return nil, fmt.Errorf("-url: %w", err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		all = append(all, u.Host)
 	}

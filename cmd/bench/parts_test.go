@@ -4,12 +4,15 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+
+	"restante/internal/devstack"
 )
 
 func TestHistogram(t *testing.T) {
@@ -71,6 +74,7 @@ func TestOptions(t *testing.T) {
 		{"-url http://127.0.0.1:8080 -database-url x -api-key-file k -issuer http://192.0.2.1:1", "-issuer"},
 		{"-url http://127.0.0.1:8080 -api-key-file k", "-database-url"},
 		{"-url http://127.0.0.1:8080 -database-url x", "-api-key-file"},
+		{"-url http://127.0.0.1:8080 -database-url x -api-key-file k -admin http://192.0.2.1:1", "-admin"},
 		{"-publishers 0", "-publishers is 0"},
 		{"-size 10", "-size"},
 		{"-duration 48h", "-duration"},
@@ -200,5 +204,36 @@ func TestSubject(t *testing.T) {
 		if got := subject(token); got != want {
 			t.Errorf("subject(%q) = %q, want %q", token, got, want)
 		}
+	}
+}
+
+// TestDevUsers signs users in at the real development issuer, as runs with -url
+// do, and at bench's own, which stands in for it under bench up.
+func TestDevUsers(t *testing.T) {
+	t.Parallel()
+	own, err := startIssuer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.stop()
+	server := httptest.NewUnstartedServer(nil)
+	development, err := devstack.NewIssuer(devstack.IssuerConfig{URL: "http://" + server.Listener.Addr().String(), Dir: t.TempDir(), ClientID: audience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Config.Handler = development.Handler()
+	server.Start()
+	defer server.Close()
+	for _, url := range []string{own.url, server.URL} {
+		for range 2 { // the second run finds the user there
+			users := newDevUsers(url)
+			token, err := users.idToken(t.Context(), 3)
+			if err != nil || subject(token) != "bench-3" {
+				t.Errorf("token of %q, %v", subject(token), err)
+			}
+		}
+	}
+	if _, err := newDevUsers(own.url).call(t.Context(), "/token", "application/x-www-form-urlencoded", "username=bench-3&password=x"); err == nil {
+		t.Error("a wrong password was good enough")
 	}
 }
