@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,8 +117,9 @@ type API struct {
 	cors      cors
 	shapes    shapes
 	buffers   buffers
-	denied    quiet // 401, 403 and refused connections
-	failed    quiet // 5xx
+	large     atomic.Int64 // bytes reserved by long bodies
+	denied    quiet        // 401, 403 and refused connections
+	failed    quiet        // 5xx
 }
 
 // New makes an API. Handlers come from Handler and Admin.

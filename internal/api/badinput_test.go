@@ -293,3 +293,31 @@ func TestPipelined(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Who sends the rest of a body slowly that was refused at its head keeps no
+// connection either.
+func TestSlowRestOfBody(t *testing.T) {
+	t.Parallel()
+	g := start(t, api.Config{BodyTimeout: 50 * time.Millisecond})
+	for _, request := range []string{
+		"POST /v1/messages HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100\r\n\r\n{",
+		"POST /nowhere HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100\r\n\r\n{",
+		"POST /v1/tokens HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer id-token-of-ann\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
+	} {
+		_, answer := dial(t, g, request)
+		if _, err := io.ReadAll(answer); err != nil {
+			t.Errorf("%q: the connection was not closed: %v", request, err)
+		}
+	}
+	g.works(t)
+}
+
+// What a long body took of the memory for all long bodies is given back.
+func TestManyLongBodies(t *testing.T) {
+	t.Parallel()
+	g := start(t, api.Config{})
+	body := "[" + strings.Repeat(" ", 4<<20) + "]"
+	for range 40 {
+		g.post(t, body).problem(t, 422, "invalid-message")
+	}
+}

@@ -3,7 +3,6 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
@@ -114,29 +113,4 @@ func BenchmarkServer(b *testing.B) {
 			}
 		}
 	})
-}
-
-// BenchmarkDecode is what a strict decoder of encoding/json would cost instead
-// of the walker: why there is a walker.
-func BenchmarkDecode(b *testing.B) {
-	body := []byte(`{"userId":"user-0123456789","message":"` + strings.Repeat("m", 254) + `"}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		var d struct {
-			UserID  string          `json:"userId"`
-			Users   []string        `json:"users"`
-			Message json.RawMessage `json:"message"`
-			Type    *string         `json:"type"`
-			TTL     *int64          `json:"ttl"`
-			Key     *string         `json:"idempotencyKey"`
-		}
-		decoder := json.NewDecoder(bytes.NewReader(body))
-		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&d); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := decoder.Token(); err != io.EOF {
-			b.Fatal(err)
-		}
-	}
 }

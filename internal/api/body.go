@@ -22,6 +22,8 @@ const (
 	maxKept     = 128 << 10
 	// trusted is how much memory a Content-Length is given before its bytes come.
 	trusted = 256 << 10
+	// largeBodies bounds what all bodies longer than that take together.
+	largeBodies = 128 << 20
 	// spare lets the read that finds the end of the body have room to read into.
 	spare = 512
 )
@@ -57,10 +59,6 @@ func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
 	if r.ContentLength > limit {
 		return tooLong(limit)
 	}
-	// The deadline is for the body only: left on, it would end the wait for the
-	// commit as well. Transports without deadlines (tests' recorders) do without.
-	deadlines := http.NewResponseController(x.ResponseWriter)
-	_ = deadlines.SetReadDeadline(time.Now().Add(a.cfg.BodyTimeout))
 	b := slices.Grow((*into)[:0], int(min(max(r.ContentLength, 0), trusted))+spare)
 	for looked := false; ; {
 		n, err := r.Body.Read(b[len(b):cap(b)])
@@ -79,15 +77,38 @@ func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
 		if err != nil {
 			*into = b
 			if err == io.EOF {
-				_ = deadlines.SetReadDeadline(time.Time{})
 				return nil
 			}
 			return a.bodyError(err)
 		}
 		if cap(b)-len(b) < spare {
-			b = slices.Grow(b, len(b)+spare)
+			more := len(b) + spare
+			if len(b) >= trusted && !a.reserve(x, int64(more)) {
+				return &problem{kind: overloaded, detail: "Too many long requests arrive at once. Nothing was accepted; repeat this one after the time in Retry-After."}
+			}
+			b = slices.Grow(b, more)
 		}
 	}
+}
+
+// reserve takes memory for a long body from what there is for all of them, until
+// the end of the exchange. Publishers are trusted with what they send, but not
+// with how many of them send it at the same time.
+func (a *API) reserve(x *exchange, bytes int64) bool {
+	if a.large.Add(bytes) > largeBodies {
+		a.large.Add(-bytes)
+		return false
+	}
+	x.reserved += bytes
+	return true
+}
+
+// limitBodyTime gives the client a time to send its body in, also the rest that
+// nobody reads: net/http wants to see its end before the connection's next
+// request. net/http lifts the deadline where the body ends, so it does not end
+// the wait for the commit. Transports without deadlines (recorders) do without.
+func (x *exchange) limitBodyTime(timeout time.Duration) {
+	_ = http.NewResponseController(x.ResponseWriter).SetReadDeadline(time.Now().Add(timeout))
 }
 
 // maxObject is the most that a body with one message in it can be: the message,

@@ -37,9 +37,9 @@ func validJSON(body []byte) *problem {
 
 // walker goes through the members of one JSON object, or the elements of one
 // array, without allocating. It may only be used on what validJSON has accepted:
-// that is why it can be this small. (A decoder of encoding/json takes four times
-// as long, matches names case-insensitively, and takes the last of two members
-// of one name; see BenchmarkDecode.)
+// that is why it can be this small. (A strict decoder of encoding/json takes half
+// as long again and four times the allocations, see BenchmarkDecode, and still
+// matches names in any case and takes the last of two members of one name.)
 type walker struct {
 	data []byte
 	at   int

@@ -55,6 +55,7 @@ type exchange struct {
 	route     *route
 	status    int    // as written; 0 before
 	publisher string // once authenticated
+	reserved  int64  // bytes of large that this one's body takes
 	gone      bool   // the client did not wait for its answer
 }
 
@@ -105,6 +106,9 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	if rt.cors {
 		a.cors.headers(x.Header(), r.Header)
 	}
+	if r.ContentLength != 0 {
+		x.limitBodyTime(a.cfg.BodyTimeout)
+	}
 	if p := rt.handle(x, r); p != nil {
 		a.fail(x, r, p)
 	}
@@ -126,6 +130,9 @@ func (a *API) finish(x *exchange, r *http.Request, start time.Time) {
 			// Half an answer must not look like a whole one.
 			panicked = http.ErrAbortHandler
 		}
+	}
+	if x.reserved > 0 {
+		a.large.Add(-x.reserved)
 	}
 	elapsed := time.Since(start)
 	x.route.inFlight.Dec()

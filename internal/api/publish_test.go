@@ -74,6 +74,7 @@ func TestPostOne(t *testing.T) {
 func TestPostAnyValue(t *testing.T) {
 	t.Parallel()
 	g := start(t, api.Config{MaxMessageBytes: 100})
+	var accepted []string
 	for _, value := range []string{
 		`""`, `"text"`, `0`, `-1.5e+3`, `true`, `false`, `[]`, `{}`, `[null]`, `"\u0000"`, `"\ud800"`, `"😀"`, `"\\\""`, `{"a":{"b":["}"]}}`,
 		`"` + strings.Repeat("x", 98) + `"`,
@@ -89,6 +90,13 @@ func TestPostAnyValue(t *testing.T) {
 		}
 		if m.TTL != 30*24*time.Hour {
 			t.Errorf("ttl %v, want the default of 30 days", m.TTL)
+		}
+		accepted = append(accepted, value)
+	}
+	// The log keeps payloads: later requests must not write over them.
+	for i, m := range g.log.appended {
+		if string(m.Payload) != accepted[i] {
+			t.Errorf("message %d is %s now, was %s", i+1, m.Payload, accepted[i])
 		}
 	}
 }
