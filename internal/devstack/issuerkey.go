@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -13,10 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 )
 
 // signingAlgorithm is the one every OpenID Connect verifier takes by default.
@@ -25,10 +22,10 @@ const signingAlgorithm = jose.RS256
 // signingKey is the issuer's key pair. It is kept in a file, so that tokens and
 // verifiers' caches survive a restart.
 type signingKey struct {
-	id         string
-	private    *rsa.PrivateKey
-	idToken    jose.Signer
-	accessType jose.Signer // the same key; another type, so that neither token passes for the other
+	id          string
+	private     *rsa.PrivateKey
+	idToken     jose.Signer
+	accessToken jose.Signer // the same key; another type, so that neither token passes for the other
 }
 
 const accessTokenType = "at+jwt" // RFC 9068
@@ -62,7 +59,7 @@ func loadSigningKey(dir string) (*signingKey, error) {
 	if key.idToken, err = key.signer("JWT"); err != nil {
 		return nil, err
 	}
-	if key.accessType, err = key.signer(accessTokenType); err != nil {
+	if key.accessToken, err = key.signer(accessTokenType); err != nil {
 		return nil, err
 	}
 	return key, nil
@@ -90,78 +87,6 @@ func (k *signingKey) public() jose.JSONWebKeySet {
 	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{
 		Key: k.private.Public(), KeyID: k.id, Algorithm: string(signingAlgorithm), Use: "sig",
 	}}}
-}
-
-// grant is what a user has allowed the client: the tokens' contents.
-type grant struct {
-	user          string
-	scope         string
-	nonce         string
-	authenticated time.Time
-}
-
-type accessClaims struct {
-	jwt.Claims
-	ClientID string `json:"client_id"`
-	Scope    string `json:"scope"`
-}
-
-type idClaims struct {
-	jwt.Claims
-	AuthTime          *jwt.NumericDate `json:"auth_time"`
-	Nonce             string           `json:"nonce,omitempty"`
-	AccessTokenHash   string           `json:"at_hash"`
-	PreferredUsername string           `json:"preferred_username"`
-}
-
-// tokens makes a grant's access and ID token.
-func (is *Issuer) tokens(g grant) (access, id string, err error) {
-	now := time.Now()
-	claims := jwt.Claims{
-		Issuer:   is.config.URL,
-		Subject:  g.user,
-		Audience: jwt.Audience{is.config.ClientID},
-		IssuedAt: jwt.NewNumericDate(now),
-		Expiry:   jwt.NewNumericDate(now.Add(tokenLifetime)),
-	}
-	accessPart := claims
-	accessPart.ID = rand.Text()
-	access, err = jwt.Signed(is.key.accessType).Claims(accessClaims{Claims: accessPart, ClientID: is.config.ClientID, Scope: g.scope}).Serialize()
-	if err != nil {
-		return "", "", fmt.Errorf("sign access token: %w", err)
-	}
-	sum := sha256.Sum256([]byte(access))
-	id, err = jwt.Signed(is.key.idToken).Claims(idClaims{
-		Claims:            claims,
-		AuthTime:          jwt.NewNumericDate(g.authenticated),
-		Nonce:             g.nonce,
-		AccessTokenHash:   base64.RawURLEncoding.EncodeToString(sum[:len(sum)/2]),
-		PreferredUsername: g.user,
-	}).Serialize()
-	if err != nil {
-		return "", "", fmt.Errorf("sign ID token: %w", err)
-	}
-	return access, id, nil
-}
-
-// verifyAccess returns whose access token this is.
-func (is *Issuer) verifyAccess(token string) (user string, err error) {
-	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{signingAlgorithm})
-	if err != nil {
-		return "", err
-	}
-	var claims accessClaims
-	if err := parsed.Claims(is.key.private.Public(), &claims); err != nil {
-		return "", err
-	}
-	if parsed.Headers[0].ExtraHeaders[jose.HeaderType] != accessTokenType || claims.Expiry == nil {
-		return "", errors.New("not an access token")
-	}
-	expected := jwt.Expected{Issuer: is.config.URL, AnyAudience: jwt.Audience{is.config.ClientID}, Time: time.Now()}
-	if err := claims.ValidateWithLeeway(expected, 0); err != nil {
-		return "", err
-	}
-	return claims.Subject, nil
 }
 
 // replaceFile writes a file that is either the old or the new one at any moment,

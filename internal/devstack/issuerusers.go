@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/pbkdf2"
 	"crypto/rand"
-	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// hashIterations is the usual recommendation for PBKDF2 with SHA-256; a
+	// hashIterations is the usual recommendation for PBKDF2 with SHA-512; a
 	// check takes about a tenth of a second.
-	hashIterations = 600_000
-	hashBytes      = sha256.Size
+	hashIterations = 210_000
+	hashBytes      = sha512.Size
 
 	maxUserName = 255   // bytes; what OpenID Connect allows in a subject
 	maxPassword = 256   // bytes
@@ -53,7 +53,7 @@ type account struct {
 	CreatedAt  time.Time `json:"createdAt"`
 }
 
-const hashAlgorithm = "pbkdf2-sha256"
+const hashAlgorithm = "pbkdf2-sha512"
 
 // userFile is the users, in memory and in a file that is replaced as a whole.
 type userFile struct {
@@ -185,7 +185,7 @@ func (f *userFile) hash(ctx context.Context, u account, password string) ([]byte
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	return pbkdf2.Key(sha256.New, password, u.Salt, u.Iterations, hashBytes)
+	return pbkdf2.Key(sha512.New, password, u.Salt, u.Iterations, hashBytes)
 }
 
 // checkName takes what the gateway takes as a user id.
