@@ -100,6 +100,7 @@ func TestConnectPrintsThenConfirms(t *testing.T) {
 			t.Errorf("confirmed before it was printed: %q", got)
 		}
 		write(t, c, `{"kind":"gap","from":4,"to":5,"reason":"expired"}`, `{"kind":"unheard-of"}`)
+		expect(t, c, ack(5))
 		write(t, c, message(6, `{"order": 17}`), message(7, `"two\nlines \u001b[31m"`))
 		expect(t, c, ack(6))
 		expect(t, c, ack(7))

@@ -53,7 +53,7 @@ func (e *env) createUser(ctx context.Context, user, password string) error {
 	case err != nil:
 		return err
 	}
-	e.say("User %s created. Sign in with: eval \"$(msg auth%s -p PASSWORD)\"", user, optionU(user))
+	e.say("User %s is ready. Sign in with: eval \"$(msg auth%s -p PASSWORD)\"", user, optionU(user))
 	return nil
 }
 

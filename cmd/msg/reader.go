@@ -199,7 +199,7 @@ func keepAlive(ctx context.Context, conn *websocket.Conn) {
 	}
 }
 
-// handle prints one frame, and confirms it when it was a message.
+// handle prints one frame, and confirms what has a seq.
 func (r *reader) handle(ctx context.Context, conn *websocket.Conn, data []byte, end *ending) {
 	if r.opt.plain {
 		// The gateway knows from the WebSocket's own pong that this was read;
@@ -222,8 +222,9 @@ func (r *reader) handle(ctx context.Context, conn *websocket.Conn, data []byte, 
 	case "message":
 		r.message(ctx, conn, f, data, end)
 	case "gap":
-		r.last = max(r.last, f.To)
 		r.say("Messages %d to %d will not arrive: %s.", f.From, f.To, printable(f.Reason))
+		r.last = max(r.last, f.To)
+		confirm(ctx, conn, f.To, end)
 	case "bye":
 		end.after = time.Duration(min(max(f.ReconnectAfterMs, 0), 600_000)) * time.Millisecond
 	}
@@ -256,9 +257,14 @@ func (r *reader) message(ctx context.Context, conn *websocket.Conn, f frame, dat
 		}
 		r.last = f.Seq
 	}
-	ack, cancel := context.WithTimeout(ctx, ackTimeout)
+	confirm(ctx, conn, f.Seq, end)
+}
+
+// confirm acknowledges everything up to seq.
+func confirm(ctx context.Context, conn *websocket.Conn, seq int64, end *ending) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	if err := conn.Write(ack, websocket.MessageText, fmt.Appendf(nil, `{"kind":"ack","seq":%d}`, f.Seq)); err != nil {
+	if err := conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"kind":"ack","seq":%d}`, seq)); err != nil {
 		end.err = err
 	}
 }

@@ -20,7 +20,7 @@ func TestCreateUser(t *testing.T) {
 		_ = json.NewDecoder(r.Body).Decode(&got)
 		answer(w, status, body)
 	}})
-	b.want(0, "", "User testUser created. Sign in with: eval \"$(msg auth -p", "create-user", "-p", "Correct-Horse-1")
+	b.want(0, "", "User testUser is ready. Sign in with: eval \"$(msg auth -p", "create-user", "-p", "Correct-Horse-1")
 	if got["username"] != "testUser" || got["password"] != "Correct-Horse-1" {
 		t.Errorf("the issuer got %v", got)
 	}

@@ -173,11 +173,12 @@ func TestStopFinishesWhatIsDueAndReportsTheRest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, func(c *Config) { c.Grace = 10 * time.Second })
+		// "stuck" is due first, and gets these answers.
+		b.gateway.script = append(b.gateway.script, hangs, answer(503, "300", ""))
 		stop := b.run(t)
 		b.process(`{"message":"soon","wait":8}`)
 		b.process(`{"message":"late","wait":600}`)
 		b.process(`{"message":"stuck","wait":1}`)
-		b.gateway.script = append(b.gateway.script, hangs, answer(503, "300", ""))
 		time.Sleep(2 * time.Second)
 		began := time.Now()
 		stop()

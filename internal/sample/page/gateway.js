@@ -140,9 +140,10 @@ export class Connection {
     if (frames.length === 0) return;
     this.#batch = [];
     this.options.take(frames);
-    const last = frames.findLast((frame) => frame.kind === 'message');
-    if (last && this.#socket?.readyState === WebSocket.OPEN) {
-      this.#socket.send(JSON.stringify({ kind: 'ack', seq: last.seq }));
+    if (this.#socket?.readyState === WebSocket.OPEN) {
+      // A gap is confirmed like a message: the user has been told of it.
+      const last = frames.at(-1);
+      this.#socket.send(JSON.stringify({ kind: 'ack', seq: last.seq ?? last.to }));
     }
   }
 }

@@ -54,6 +54,9 @@ export async function finish(config) {
   if (!attempt || answer.get('state') !== attempt.state) {
     throw new Error('This sign-in was not started in this tab. Please sign in again.');
   }
+  if ((answer.get('iss') ?? config.issuer) !== config.issuer) {
+    throw new Error('The answer came from another issuer than the one that was asked.');
+  }
   if (answer.has('error')) {
     throw new Error('Sign-in failed: ' + (answer.get('error_description') ?? answer.get('error')));
   }
