@@ -64,7 +64,7 @@ func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
 		n, err := r.Body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
 		if !looked && n > 0 {
-			if first := firstNonSpace(b); first != 0 {
+			if first := firstNonSpace(b[len(b)-n:]); first != 0 {
 				looked = true
 				if first != '[' {
 					limit = min(limit, a.maxObject())
