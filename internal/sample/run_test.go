@@ -173,8 +173,8 @@ func TestStopFinishesWhatIsDueAndReportsTheRest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, func(c *Config) { c.Grace = 10 * time.Second })
-		// "stuck" is due first, and gets these answers.
-		b.gateway.script = append(b.gateway.script, hangs, answer(503, "300", ""))
+		// For "stuck" at 1 s, "soon" at 8 s, and "stuck" again at 11 s.
+		b.gateway.script = append(b.gateway.script, hangs, answer(202, "", `{"seq":1}`), answer(503, "300", ""))
 		stop := b.run(t)
 		b.process(`{"message":"soon","wait":8}`)
 		b.process(`{"message":"late","wait":600}`)
@@ -188,14 +188,36 @@ func TestStopFinishesWhatIsDueAndReportsTheRest(t *testing.T) {
 		if n := len(b.log.lines(t, "task lost")); n != 2 {
 			t.Errorf("%d tasks reported as lost, want 2:\n%s", n, b.log.text())
 		}
-		if n := len(b.log.lines(t, "task done, the gateway has the result")); n != 1 {
-			t.Errorf("%d tasks done, want 1:\n%s", n, b.log.text())
+		if done := b.log.lines(t, "task done, the gateway has the result"); len(done) != 1 || done[0]["attempts"] != 1.0 {
+			t.Errorf("tasks done: %v, want the one that was due after 8 s", done)
+		}
+		if posts := b.gateway.all(); len(posts) != 3 || !strings.Contains(posts[1].body, "soon") {
+			t.Errorf("%d posts", len(posts))
 		}
 		if res := b.process(`{"message":"x","wait":0}`); res.Code != 503 || res.Header().Get("Retry-After") == "" {
 			t.Errorf("a task after stop: %d", res.Code)
 		}
 		if err := b.app.Run(t.Context()); err == nil {
 			t.Error("Run can be called twice")
+		}
+	})
+}
+
+// What cannot be done in time is not waited for.
+func TestStopDoesNotWaitForTasksThatAreDueTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		stop := b.run(t)
+		b.process(`{"message":"late","wait":600}`)
+		synctest.Wait()
+		began := time.Now()
+		stop()
+		if d := time.Since(began); d != 0 {
+			t.Errorf("stopping took %s", d)
+		}
+		if n := len(b.log.lines(t, "task lost")); n != 1 {
+			t.Errorf("%d tasks reported as lost, want 1", n)
 		}
 	})
 }
