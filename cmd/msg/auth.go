@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-var authCommand = command{
-	name:  "auth",
-	short: "sign a user in and print the line that sets ID_TOKEN",
-	long: `
+func authCommand() command {
+	return command{
+		name:  "auth",
+		short: "sign a user in and print the line that sets ID_TOKEN",
+		long: `
 Signs a user in at the issuer and prints a line for the shell, which sets ID_TOKEN
 for the commands that act for that user:
 
@@ -23,21 +24,22 @@ The token is found through the issuer's discovery document, with the password
 grant of OAuth 2. Issuers that do not offer that grant (most do not; Cognito has
 calls of its own) have other ways to an ID token: take one from your
 application, or from its browser page, and export it as ID_TOKEN yourself.`,
-	prepare: func(e *env, f *flags) action {
-		var user, password string
-		f.stringVar(&user, "u", "username", defaultUser, "`name` of the user")
-		f.stringVar(&password, "p", "password", "", "`password`; - reads it from standard input")
-		return func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("unexpected argument %q", args[0])
+		prepare: func(e *env, f *flags) action {
+			var user, password string
+			f.stringVar(&user, "u", "username", defaultUser, "`name` of the user")
+			f.stringVar(&password, "p", "password", "", "`password`; - reads it from standard input")
+			return func(ctx context.Context, args []string) error {
+				if len(args) > 0 {
+					return usagef("unexpected argument %q", args[0])
+				}
+				password, err := e.password(password)
+				if err != nil {
+					return err
+				}
+				return e.auth(ctx, user, password)
 			}
-			password, err := e.password(password)
-			if err != nil {
-				return err
-			}
-			return e.auth(ctx, user, password)
-		}
-	},
+		},
+	}
 }
 
 func (e *env) auth(ctx context.Context, user, password string) error {

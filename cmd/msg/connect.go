@@ -10,10 +10,11 @@ import (
 	"github.com/coder/websocket"
 )
 
-var connectCommand = command{
-	name:  "connect-websocket",
-	short: "connect as the signed-in user and print messages as they arrive",
-	long: `
+func connectCommand() command {
+	return command{
+		name:  "connect-websocket",
+		short: "connect as the signed-in user and print messages as they arrive",
+		long: `
 Connects to the gateway as the user of ID_TOKEN and prints each message on a line
 of its own, first those that waited. A message is confirmed to the gateway once
 it has been printed; what was not confirmed comes again next time.
@@ -25,28 +26,29 @@ it has been printed; what was not confirmed comes again next time.
 
 The connection is kept up: when it ends, a fresh token is fetched and a new one
 opened, until Ctrl-C. With -once the command ends with the connection.`,
-	prepare: func(e *env, f *flags) action {
-		var opt connectOptions
-		f.StringVar(&opt.token, "t", "", "ID `token` instead of ID_TOKEN")
-		f.StringVar(&opt.token, "token", "", "ID `token` instead of ID_TOKEN")
-		f.alias["token"] = "t"
-		f.BoolVar(&opt.plain, "plain", false, "no subprotocol: messages only, confirmed by WebSocket pings")
-		f.BoolVar(&opt.json, "json", false, "print the gateway's frames as they are, one per line")
-		f.BoolVar(&opt.once, "once", false, "do not reconnect")
-		f.IntVar(&opt.count, "n", 0, "end after this `number` of messages")
-		return func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("unexpected argument %q", args[0])
+		prepare: func(e *env, f *flags) action {
+			var opt connectOptions
+			f.StringVar(&opt.token, "t", "", "ID `token` instead of ID_TOKEN")
+			f.StringVar(&opt.token, "token", "", "ID `token` instead of ID_TOKEN")
+			f.alias["token"] = "t"
+			f.BoolVar(&opt.plain, "plain", false, "no subprotocol: messages only, confirmed by WebSocket pings")
+			f.BoolVar(&opt.json, "json", false, "print the gateway's frames as they are, one per line")
+			f.BoolVar(&opt.once, "once", false, "do not reconnect")
+			f.IntVar(&opt.count, "n", 0, "end after this `number` of messages")
+			return func(ctx context.Context, args []string) error {
+				if len(args) > 0 {
+					return usagef("unexpected argument %q", args[0])
+				}
+				if opt.plain && opt.json {
+					return usagef("-plain has no frames that -json could print")
+				}
+				if opt.count < 0 {
+					return usagef("-n must not be negative")
+				}
+				return e.connect(ctx, opt)
 			}
-			if opt.plain && opt.json {
-				return usagef("-plain has no frames that -json could print")
-			}
-			if opt.count < 0 {
-				return usagef("-n must not be negative")
-			}
-			return e.connect(ctx, opt)
-		}
-	},
+		},
+	}
 }
 
 type connectOptions struct {
@@ -54,6 +56,10 @@ type connectOptions struct {
 	plain, json, once bool
 	count             int // 0: until stopped
 }
+
+// closeKicked is the close code of a connection that somebody has ended: to come
+// back at once would be to defy them.
+const closeKicked = 4410
 
 // Pauses between connections. The first is short, because most connections end
 // with a deploy or a wink of the network.
@@ -127,21 +133,34 @@ type ending struct {
 	err       error
 }
 
-// closeWords say what the gateway's close codes mean.
-var closeWords = map[websocket.StatusCode]string{
-	websocket.StatusNormalClosure:   "The gateway closed the connection.",
-	websocket.StatusServiceRestart:  "The gateway is restarting.",
-	websocket.StatusTryAgainLater:   "The gateway is overloaded.",
-	websocket.StatusPolicyViolation: "The gateway did not understand this program.",
-	websocket.StatusMessageTooBig:   "A frame was too long.",
-	4401:                            "The connection token was not accepted.",
-	4408:                            "Messages were not confirmed in time.",
-	4409:                            "This user has too many connections.",
-	4410:                            "An operator has removed this connection.",
+// closeWords say what the gateway's close codes mean; "" for one that means
+// nothing to us.
+func closeWords(code websocket.StatusCode) string {
+	switch code {
+	case websocket.StatusNormalClosure:
+		return "The gateway closed the connection."
+	case websocket.StatusServiceRestart:
+		return "The gateway is restarting, or the connection was old."
+	case websocket.StatusTryAgainLater:
+		return "The gateway is overloaded."
+	case websocket.StatusPolicyViolation:
+		return "The gateway did not understand this program."
+	case websocket.StatusMessageTooBig:
+		return "A frame was too long."
+	case 4401:
+		return "The connection token was not accepted."
+	case 4408:
+		return "Messages were not confirmed in time."
+	case 4409:
+		return "This user has too many connections."
+	case closeKicked:
+		return "An operator has removed this connection."
+	}
+	return ""
 }
 
 func (end ending) words() string {
-	if words, known := closeWords[end.code]; known {
+	if words := closeWords(end.code); words != "" {
 		return words
 	}
 	if end.err != nil && !end.connected {

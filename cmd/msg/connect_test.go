@@ -141,7 +141,7 @@ func TestConnectReconnects(t *testing.T) {
 			expect(t, c, "closed with 1000")
 		}
 	})
-	b.want(0, "", "The gateway is restarting. Reconnecting in", "connect-websocket", "-n", "3")
+	b.want(0, "", "The gateway is restarting, or the connection was old. Reconnecting in", "connect-websocket", "-n", "3")
 	if got := b.stdout.String(); got != "one\ntwo\nafter a restore\n" {
 		t.Errorf("printed %q", got)
 	}

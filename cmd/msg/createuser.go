@@ -6,10 +6,11 @@ import (
 	"net/http"
 )
 
-var createUserCommand = command{
-	name:  "create-user",
-	short: "create a user at the development issuer",
-	long: `
+func createUserCommand() command {
+	return command{
+		name:  "create-user",
+		short: "create a user at the development issuer",
+		long: `
 Creates a user at the development issuer, so that somebody can sign in.
 
   msg create-user -p 'Correct-Horse-1'
@@ -18,21 +19,22 @@ Creates a user at the development issuer, so that somebody can sign in.
 
 Any other issuer has its own way to create users; use that, then msg auth or the
 sign-in of your application.`,
-	prepare: func(e *env, f *flags) action {
-		var user, password string
-		f.stringVar(&user, "u", "username", defaultUser, "`name` of the user")
-		f.stringVar(&password, "p", "password", "", "`password`; - reads it from standard input")
-		return func(ctx context.Context, args []string) error {
-			if len(args) > 0 {
-				return usagef("unexpected argument %q", args[0])
+		prepare: func(e *env, f *flags) action {
+			var user, password string
+			f.stringVar(&user, "u", "username", defaultUser, "`name` of the user")
+			f.stringVar(&password, "p", "password", "", "`password`; - reads it from standard input")
+			return func(ctx context.Context, args []string) error {
+				if len(args) > 0 {
+					return usagef("unexpected argument %q", args[0])
+				}
+				password, err := e.password(password)
+				if err != nil {
+					return err
+				}
+				return e.createUser(ctx, user, password)
 			}
-			password, err := e.password(password)
-			if err != nil {
-				return err
-			}
-			return e.createUser(ctx, user, password)
-		}
-	},
+		},
+	}
 }
 
 func (e *env) createUser(ctx context.Context, user, password string) error {

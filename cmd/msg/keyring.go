@@ -10,11 +10,12 @@ import (
 	"restante/internal/tokens"
 )
 
-var keyringCommand = command{
-	name:  "keyring",
-	args:  "new|add|promote|list|remove [KID]",
-	short: "make and rotate the keys that seal connection tokens",
-	long: `
+func keyringCommand() command {
+	return command{
+		name:  "keyring",
+		args:  "new|add|promote|list|remove [KID]",
+		short: "make and rotate the keys that seal connection tokens",
+		long: `
 Works on the keyring file of the gateway's replicas: the keys with which the
 single-use connection tokens are sealed. The first key seals, all of them open.
 
@@ -27,19 +28,20 @@ single-use connection tokens are sealed. The first key seals, all of them open.
 To rotate without refusing anybody: add; when every replica has the file (a few
 seconds if they share it), promote; a minute later, when the last token of the
 old key has expired, remove. Replicas notice each change by themselves.`,
-	prepare: func(e *env, f *flags) action {
-		file := f.String("file", "", "the keyring `file`")
-		seal := f.Bool("promote", false, "with add: the new key seals at once")
-		return func(_ context.Context, args []string) error {
-			if len(args) == 0 {
-				return usagef("say what to do: new, add, promote, list or remove")
+		prepare: func(e *env, f *flags) action {
+			file := f.String("file", "", "the keyring `file`")
+			seal := f.Bool("promote", false, "with add: the new key seals at once")
+			return func(_ context.Context, args []string) error {
+				if len(args) == 0 {
+					return usagef("say what to do: new, add, promote, list or remove")
+				}
+				if *file == "" {
+					return usagef("name the keyring with -file")
+				}
+				return e.keyring(args[0], args[1:], *file, *seal)
 			}
-			if *file == "" {
-				return usagef("name the keyring with -file")
-			}
-			return e.keyring(args[0], args[1:], *file, *seal)
-		}
-	},
+		},
+	}
 }
 
 func (e *env) keyring(what string, args []string, file string, seal bool) error {

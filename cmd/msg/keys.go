@@ -16,11 +16,12 @@ import (
 
 const databaseTimeout = 15 * time.Second
 
-var keysCommand = command{
-	name:  "keys",
-	args:  "create|list|revoke [KEYID]",
-	short: "make, list and revoke the API keys of back ends",
-	long: `
+func keysCommand() command {
+	return command{
+		name:  "keys",
+		args:  "create|list|revoke [KEYID]",
+		short: "make, list and revoke the API keys of back ends",
+		long: `
 Works on the API keys with which back ends publish, directly in the gateway's
 database: DATABASE_URL, or the development gateway's own.
 
@@ -33,37 +34,38 @@ database: DATABASE_URL, or the development gateway's own.
 create prints the key on standard output, this one time: the database has only
 its hash. A revoked key is refused within seconds, on every replica. To rotate:
 create, give the new key to the back end, revoke the old one.`,
-	prepare: func(e *env, f *flags) action {
-		name := f.String("name", "", "`name` of the back end, for people")
-		scopes := f.String("scopes", "publish", "`list` of what the key may do, with commas: publish, read")
-		prefix := f.String("user-prefix", "", "only users whose id begins with this `text`")
-		return func(ctx context.Context, args []string) error {
-			if len(args) == 0 {
-				return usagef("say what to do: create, list or revoke")
-			}
-			what, args := args[0], args[1:]
-			switch {
-			case what == "create" && *name == "":
-				return usagef("give the key a name: -name billing")
-			case what == "revoke" && len(args) != 1:
-				return usagef("revoke needs the id of one key; msg keys list shows them")
-			case what != "create" && what != "list" && what != "revoke":
-				return usagef("there is no keys %s: it is create, list or revoke", what)
-			case what != "revoke" && len(args) > 0:
-				return usagef("unexpected argument %q", args[0])
-			}
-			return keysError(e.withKeys(ctx, func(ctx context.Context, keys *publishers.Keys) error {
-				switch what {
-				case "create":
-					return e.createKey(ctx, keys, *name, splitScopes(*scopes), *prefix)
-				case "revoke":
-					return e.revokeKey(ctx, keys, args[0])
-				default:
-					return e.listKeys(ctx, keys)
+		prepare: func(e *env, f *flags) action {
+			name := f.String("name", "", "`name` of the back end, for people")
+			scopes := f.String("scopes", "publish", "`list` of what the key may do, with commas: publish, read")
+			prefix := f.String("user-prefix", "", "only users whose id begins with this `text`")
+			return func(ctx context.Context, args []string) error {
+				if len(args) == 0 {
+					return usagef("say what to do: create, list or revoke")
 				}
-			}))
-		}
-	},
+				what, args := args[0], args[1:]
+				switch {
+				case what == "create" && *name == "":
+					return usagef("give the key a name: -name billing")
+				case what == "revoke" && len(args) != 1:
+					return usagef("revoke needs the id of one key; msg keys list shows them")
+				case what != "create" && what != "list" && what != "revoke":
+					return usagef("there is no keys %s: it is create, list or revoke", what)
+				case what != "revoke" && len(args) > 0:
+					return usagef("unexpected argument %q", args[0])
+				}
+				return keysError(e.withKeys(ctx, func(ctx context.Context, keys *publishers.Keys) error {
+					switch what {
+					case "create":
+						return e.createKey(ctx, keys, *name, splitScopes(*scopes), *prefix)
+					case "revoke":
+						return e.revokeKey(ctx, keys, args[0])
+					default:
+						return e.listKeys(ctx, keys)
+					}
+				}))
+			}
+		},
+	}
 }
 
 func splitScopes(list string) []string {

@@ -61,9 +61,9 @@ type action func(ctx context.Context, args []string) error
 
 func commands() []command {
 	return []command{
-		createUserCommand, authCommand, connectCommand, sendCommand,
-		publishCommand, messageCommand, statusCommand,
-		keysCommand, keyringCommand,
+		createUserCommand(), authCommand(), connectCommand(), sendCommand(),
+		publishCommand(), messageCommand(), statusCommand(),
+		keysCommand(), keyringCommand(),
 	}
 }
 

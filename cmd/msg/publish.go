@@ -16,11 +16,12 @@ import (
 
 const maxPublish = 8 << 20 // bytes read from standard input; the gateway's own limit is lower
 
-var publishCommand = command{
-	name:  "publish",
-	args:  "USER MESSAGE",
-	short: "post a message for a user, as a back end does",
-	long: `
+func publishCommand() command {
+	return command{
+		name:  "publish",
+		args:  "USER MESSAGE",
+		short: "post a message for a user, as a back end does",
+		long: `
 Posts MESSAGE for USER with the API key in RESTANTE_API_KEY. When the command
 ends well the message is on the gateway's disk. MESSAGE is sent as it is when it
 is JSON, else as a JSON string; - reads it from standard input.
@@ -31,23 +32,24 @@ is JSON, else as a JSON string; - reads it from standard input.
   generate-report | msg publish 7d0c… - -ttl 48h -key report-2024-17
 
 USER is the user id (the "sub" of the ID token), not the name to sign in with.`,
-	prepare: func(e *env, f *flags) action {
-		var opt publishOptions
-		f.StringVar(&opt.kind, "type", "", "`type` of the message, shown to clients")
-		f.DurationVar(&opt.ttl, "ttl", 0, "how long it may wait for the user, for example 48h; 0 is the gateway's own rule")
-		f.StringVar(&opt.key, "key", "", "idempotency `key`: repeating the command with the same one is safe (default a new one)")
-		f.BoolVar(&opt.text, "text", false, "MESSAGE is text even if it looks like JSON")
-		return func(ctx context.Context, args []string) error {
-			if len(args) < 2 {
-				return usagef("give a user id and a message")
+		prepare: func(e *env, f *flags) action {
+			var opt publishOptions
+			f.StringVar(&opt.kind, "type", "", "`type` of the message, shown to clients")
+			f.DurationVar(&opt.ttl, "ttl", 0, "how long it may wait for the user, for example 48h; 0 is the gateway's own rule")
+			f.StringVar(&opt.key, "key", "", "idempotency `key`: repeating the command with the same one is safe (default a new one)")
+			f.BoolVar(&opt.text, "text", false, "MESSAGE is text even if it looks like JSON")
+			return func(ctx context.Context, args []string) error {
+				if len(args) < 2 {
+					return usagef("give a user id and a message")
+				}
+				if opt.ttl < 0 || opt.ttl%time.Second != 0 {
+					return usagef("-ttl must be a positive number of whole seconds")
+				}
+				opt.user, opt.message = args[0], strings.Join(args[1:], " ")
+				return e.publish(ctx, opt)
 			}
-			if opt.ttl < 0 || opt.ttl%time.Second != 0 {
-				return usagef("-ttl must be a positive number of whole seconds")
-			}
-			opt.user, opt.message = args[0], strings.Join(args[1:], " ")
-			return e.publish(ctx, opt)
-		}
-	},
+		},
+	}
 }
 
 type publishOptions struct {

@@ -93,7 +93,7 @@ func (r *reader) once(ctx context.Context) ending {
 	end.lasted = time.Since(opened)
 	end.code = websocket.CloseStatus(end.err)
 	switch end.code {
-	case websocket.StatusPolicyViolation, 4410:
+	case websocket.StatusPolicyViolation, closeKicked:
 		end.fatal, end.err = true, errors.New(strings.TrimSuffix(end.words(), "."))
 	}
 	stopReads()

@@ -11,51 +11,55 @@ import (
 	"time"
 )
 
-var statusCommand = command{
-	name:  "status",
-	args:  "USER",
-	short: "show a user: connected where, how much is pending",
-	long: `
+func statusCommand() command {
+	return command{
+		name:  "status",
+		args:  "USER",
+		short: "show a user: connected where, how much is pending",
+		long: `
 Shows what the gateway knows about a user: the last message accepted (head), the
 last one confirmed (acked), how many are pending, and the live connections. Needs
 an API key with the scope "read".
 
   msg status 7d0c…
   msg status 7d0c… -json`,
-	prepare: func(e *env, f *flags) action {
-		asJSON := f.Bool("json", false, "print the gateway's answer as it is")
-		return func(ctx context.Context, args []string) error {
-			if len(args) != 1 {
-				return usagef("give one user id")
+		prepare: func(e *env, f *flags) action {
+			asJSON := f.Bool("json", false, "print the gateway's answer as it is")
+			return func(ctx context.Context, args []string) error {
+				if len(args) != 1 {
+					return usagef("give one user id")
+				}
+				return e.status(ctx, args[0], *asJSON)
 			}
-			return e.status(ctx, args[0], *asJSON)
-		}
-	},
+		},
+	}
 }
 
-var messageCommand = command{
-	name:  "message",
-	args:  "USER SEQ",
-	short: "show what has become of one message",
-	long: `
+func messageCommand() command {
+	return command{
+		name:  "message",
+		args:  "USER SEQ",
+		short: "show what has become of one message",
+		long: `
 Shows the state of a message that was published: accepted (on disk, not confirmed
 yet), delivered (a client has confirmed it) or expired. Needs an API key with the
 scope "read".
 
   msg message 7d0c… 42`,
-	prepare: func(e *env, f *flags) action {
-		asJSON := f.Bool("json", false, "print the gateway's answer as it is")
-		return func(ctx context.Context, args []string) error {
-			if len(args) != 2 {
-				return usagef("give a user id and the number of a message")
+		prepare: func(e *env, f *flags) action {
+			asJSON := f.Bool("json", false, "print the gateway's answer as it is")
+			return func(ctx context.Context, args []string) error {
+				if len(args) != 2 {
+					return usagef("give a user id and the number of a message")
+				}
+				seq, err := strconv.ParseInt(args[1], 10, 64)
+				if err != nil || seq < 1 {
+					return usagef("%q is not the number of a message: they begin with 1", args[1])
+				}
+				return e.message(ctx, args[0], seq, *asJSON)
 			}
-			seq, err := strconv.ParseInt(args[1], 10, 64)
-			if err != nil || seq < 1 {
-				return usagef("%q is not the number of a message: they begin with 1", args[1])
-			}
-			return e.message(ctx, args[0], seq, *asJSON)
-		}
-	},
+		},
+	}
 }
 
 // read gets a resource with the API key.

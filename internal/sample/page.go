@@ -18,13 +18,20 @@ import (
 //go:embed page
 var pageFiles embed.FS
 
-// pageTypes are the content types of the page's files: those of the mime
-// package depend on what the machine has installed.
-var pageTypes = map[string]string{
-	".html": "text/html; charset=utf-8",
-	".js":   "text/javascript; charset=utf-8",
-	".css":  "text/css; charset=utf-8",
-	".svg":  "image/svg+xml",
+// contentType is that of one of the page's files, "" for an unknown kind. Those
+// of the mime package depend on what the machine has installed.
+func contentType(name string) string {
+	switch path.Ext(name) {
+	case ".html":
+		return "text/html; charset=utf-8"
+	case ".js":
+		return "text/javascript; charset=utf-8"
+	case ".css":
+		return "text/css; charset=utf-8"
+	case ".svg":
+		return "image/svg+xml"
+	}
+	return ""
 }
 
 // Page is what the demonstration page is told through /config.json. With an
@@ -99,15 +106,15 @@ func servePage(p Page) (http.Handler, error) {
 		if err != nil {
 			return nil, fmt.Errorf("embedded page: %w", err)
 		}
-		contentType, known := pageTypes[path.Ext(file.Name())]
-		if !known {
+		kind := contentType(file.Name())
+		if kind == "" {
 			return nil, fmt.Errorf("embedded page: no content type for %s", file.Name())
 		}
 		at := "GET /" + file.Name()
 		if file.Name() == "index.html" {
 			at = "GET /{$}"
 		}
-		mux.Handle(at, serveFile(content, contentType, policy))
+		mux.Handle(at, serveFile(content, kind, policy))
 	}
 	mux.HandleFunc("GET /config.json", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, "application/json", map[string]string{
