@@ -74,6 +74,18 @@ CREATE UNLOGGED TABLE tokens (
     expires_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
+-- A count of all streams, taken now and then by one replica, so that a scrape of
+-- each need not count them.
+CREATE UNLOGGED TABLE census (
+    only_row         boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    taken_at         timestamptz NOT NULL,
+    idle             bigint NOT NULL,
+    owed             bigint NOT NULL,
+    parked           bigint NOT NULL,
+    pending_users    bigint NOT NULL,
+    pending_messages bigint NOT NULL
+);
+
 -- Back ends' API keys. The secret is random (256 bits), so one SHA-256 of it is
 -- as good as a slow hash, and cheap enough for every request.
 CREATE TABLE publishers (
@@ -94,7 +106,7 @@ ALTER TABLE river_job SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vac
     autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 
 -- +goose Down
-DROP TABLE publishers, tokens, sessions, replicas, events, streams, meta;
+DROP TABLE publishers, census, tokens, sessions, replicas, events, streams, meta;
 CREATE INDEX river_job_args_index ON river_job USING gin (args);
 CREATE INDEX river_job_metadata_index ON river_job USING gin (metadata);
 ALTER TABLE river_job RESET (autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold,

@@ -161,6 +161,8 @@ func (r *replica) wire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.registry.MustRegister(r.log.CensusCollector(),
+		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed))
 
 	r.heart = hub.NewHeart(r.id, cfg.listen, connect, r.log.Heartbeat)
 	r.hub = hub.New(hub.Config{

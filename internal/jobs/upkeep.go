@@ -18,6 +18,7 @@ type Upkeep interface {
 	Trim(ctx context.Context, budget time.Duration) (events.Trimmed, error)
 	Reconcile(ctx context.Context, longest time.Duration) (int64, error)
 	Reap(ctx context.Context) (replicas, jobs int64, err error)
+	TakeCensus(ctx context.Context) error
 }
 
 // Purger deletes tokens that nobody can use any more.
@@ -32,18 +33,21 @@ type (
 	purgeArgs     struct{}
 	reconcileArgs struct{}
 	reapArgs      struct{}
+	censusArgs    struct{}
 )
 
 func (trimArgs) Kind() string      { return "trim" }
 func (purgeArgs) Kind() string     { return "purge_tokens" }
 func (reconcileArgs) Kind() string { return "reconcile_lanes" }
 func (reapArgs) Kind() string      { return "reap_replicas" }
+func (censusArgs) Kind() string    { return "census" }
 
 const (
 	reapEvery      = 10 * time.Second
 	trimEvery      = time.Minute
 	purgeEvery     = time.Minute
 	reconcileEvery = time.Minute
+	censusEvery    = time.Minute
 
 	trimBudget    = 20 * time.Second
 	trimTimeout   = 55 * time.Second
@@ -61,6 +65,7 @@ func periodic() []*river.PeriodicJob {
 		job(trimEvery, trimArgs{}),
 		job(purgeEvery, purgeArgs{}),
 		job(reconcileEvery, reconcileArgs{}),
+		job(censusEvery, censusArgs{}),
 	}
 }
 
@@ -95,6 +100,7 @@ func addUpkeep(workers *river.Workers, cfg Config) error {
 		river.AddWorkerSafely(workers, &worker[purgeArgs]{timeout: upkeepTimeout, work: u.purge, runs: runs}),
 		river.AddWorkerSafely(workers, &worker[reconcileArgs]{timeout: upkeepTimeout, work: u.reconcile, runs: runs}),
 		river.AddWorkerSafely(workers, &worker[reapArgs]{timeout: upkeepTimeout, work: u.reap, runs: runs}),
+		river.AddWorkerSafely(workers, &worker[censusArgs]{timeout: upkeepTimeout, work: u.census, runs: runs}),
 	)
 }
 
@@ -140,6 +146,13 @@ func (u upkeep) reap(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("reap replicas: %w", err)
+	}
+	return nil
+}
+
+func (u upkeep) census(ctx context.Context) error {
+	if err := u.log.TakeCensus(ctx); err != nil {
+		return fmt.Errorf("census: %w", err)
 	}
 	return nil
 }
