@@ -1,0 +1,298 @@
+package events_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"restante/internal/events"
+)
+
+// beat gives a replica a lease, as its heartbeat would.
+func (r *replica) beat(t *testing.T, replicaID string) events.Beat {
+	t.Helper()
+	conn, err := pgx.ConnectConfig(t.Context(), r.relaxed.Config().ConnConfig.Copy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	b, err := r.Heartbeat(t.Context(), conn, replicaID, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func session(id, user string) events.Session {
+	return events.Session{ID: id, UserID: user, ReplicaID: "one", Transport: "test", ConnectedAt: time.Now()}
+}
+
+func (r *replica) attach(t *testing.T, id, user string) events.Position {
+	t.Helper()
+	at, err := r.Attach(t.Context(), session(id, user))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at[user]
+}
+
+func (r *replica) settle(t *testing.T, user string) events.Debt {
+	t.Helper()
+	debt, err := r.Settle(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return debt
+}
+
+// endJobs marks every delivery job as completed, as River does some time after
+// its worker has returned.
+func (r *replica) endJobs(t *testing.T) {
+	t.Helper()
+	r.exec(t, `UPDATE river_job SET state = 'completed', finalized_at = now() WHERE finalized_at IS NULL`)
+}
+
+// confirm acknowledges up to seq, and waits until that is written.
+func (r *replica) confirm(t *testing.T, user string, seq int64) {
+	t.Helper()
+	r.Ack(user, seq)
+	until(t, "ack is written", func() bool {
+		s, err := r.Stream(t.Context(), user)
+		return err == nil && s.Acked == seq
+	})
+}
+
+func (r *replica) wantLane(t *testing.T, when, user string, lane events.Lane, jobs int) {
+	t.Helper()
+	if l, n := r.lane(t, user); l != lane || n != jobs {
+		t.Errorf("%s: lane %d with %d unfinished jobs, want %d with %d", when, l, n, lane, jobs)
+	}
+}
+
+func TestLaneFollowsDelivery(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	log.post(t, "al", "y")
+	log.wantLane(t, "after appends", "al", events.Owed, 1)
+
+	if d := log.settle(t, "al"); d.Lane != events.Parked || d.Duplicate {
+		t.Errorf("job, nobody connected: %+v", d)
+	}
+	log.endJobs(t)
+	log.post(t, "al", "z")
+	log.wantLane(t, "append for somebody who is away", "al", events.Parked, 0)
+
+	if at := log.attach(t, "s1", "al"); at != (events.Position{Acked: 0, Head: 3}) {
+		t.Errorf("attached at %+v", at)
+	}
+	log.wantLane(t, "connected", "al", events.Owed, 1)
+	if d := log.settle(t, "al"); d.Lane != events.Owed || d.Duplicate || d.PendingFor <= 0 {
+		t.Errorf("job, connected: %+v", d)
+	}
+	log.confirm(t, "al", 3)
+	if d := log.settle(t, "al"); d.Lane != events.Idle || d.Duplicate || d.PendingFor != 0 {
+		t.Errorf("job, all confirmed: %+v", d)
+	}
+	log.wantLane(t, "delivered", "al", events.Idle, 1) // River completes the job later
+}
+
+// The counter-example: nobody is connected and the job parks the lane; then the
+// ack of the last event arrives late; then the user connects. If connecting with
+// nothing pending leaves the lane parked, appends insert no job from then on: the
+// user is online, and nobody owes anything.
+func TestConnectWithNothingPendingEndsParking(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	log.settle(t, "al")
+	log.endJobs(t)
+	log.confirm(t, "al", 1)
+	log.wantLane(t, "confirmed after parking", "al", events.Parked, 0)
+
+	log.attach(t, "s1", "al")
+	log.wantLane(t, "connected", "al", events.Idle, 0)
+	log.post(t, "al", "y")
+	log.wantLane(t, "appended", "al", events.Owed, 1)
+}
+
+// The counter-example: a user with something pending whose connection flaps. A
+// job per connect, each of which snoozes until all is confirmed, are a dozen jobs
+// that do the same.
+func TestReconnectsLeaveOneDeliveryJob(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	for i := range 11 {
+		log.attach(t, fmt.Sprint("s", i), "al")
+	}
+	log.wantLane(t, "after eleven connects", "al", events.Owed, 1)
+}
+
+// The counter-example: the first append and the first connect of a user at the
+// same time. Locking the user's stream locks nothing, for there is none; the
+// append does not see the session, the connect does not see the event, and the
+// delivery job parks a user who is online.
+func TestFirstConnectAndFirstAppendSeeEachOther(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	url := log.durable.Config().ConnString()
+	slow := startLogOn(t, url, patient(t, url))
+	log.beat(t, "one")
+	gate := log.shut(t, "sessions")
+	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
+	log.held(t, 1)
+
+	appended := doing(func() ([]events.Receipt, error) { return slow.Append(t.Context(), []events.Message{message("al", "x")}) })
+	var done bool
+	until(t, "append waits for the connect, or is through", func() bool {
+		done = len(appended) > 0
+		return done || log.backends(t, `wait_event_type = 'Lock' AND wait_event <> 'advisory'`) > 0
+	})
+	if done {
+		log.settle(t, "al") // its job is quick
+	}
+	gate.open()
+	get(t, "attach", attached)
+	get(t, "append", appended)
+	log.wantLane(t, "connected, one pending", "al", events.Owed, 1)
+	if d := log.settle(t, "al"); d.Lane != events.Owed {
+		t.Errorf("job: %+v", d)
+	}
+}
+
+// The counter-example: the job looks for sessions in the statement that takes the
+// lock. It waits for a connect that is about to commit, and then decides with the
+// snapshot from before: nobody there, park.
+func TestJobSeesTheConnectItWaitedFor(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	url := log.durable.Config().ConnString()
+	slow := startLogOn(t, url, patient(t, url))
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	gate := log.shut(t, "sessions")
+	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
+	log.held(t, 1)
+	settled := doing(func() (events.Debt, error) { return slow.Settle(t.Context(), "al") })
+	log.waiting(t, 1)
+	gate.open()
+	get(t, "attach", attached)
+	if d := get(t, "settle", settled); d.Lane != events.Owed {
+		t.Errorf("job that waited for a connect: %+v", d)
+	}
+	log.wantLane(t, "connected, one pending", "al", events.Owed, 1)
+}
+
+// The counter-example: connecting turns a parked lane, and does not wait for a
+// job that is just parking it: what it sees is a lane that is still owed.
+func TestConnectWaitsForTheJobThatParks(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	url := log.durable.Config().ConnString()
+	slow := startLogOn(t, url, patient(t, url))
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	gate := log.shut(t, "streams")
+	settled := doing(func() (events.Debt, error) { return slow.Settle(t.Context(), "al") })
+	log.held(t, 1)
+	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
+	until(t, "connect waits, or is through", func() bool {
+		return len(attached) > 0 || log.backends(t, `wait_event_type = 'Lock'`) > 1
+	})
+	gate.open()
+	if d := get(t, "settle", settled); d.Lane != events.Parked {
+		t.Errorf("job: %+v", d)
+	}
+	get(t, "attach", attached)
+	log.endJobs(t) // the one that parked
+	if lane, _ := log.lane(t, "al"); lane != events.Owed {
+		t.Errorf("connected, one pending: lane %d", lane)
+	}
+}
+
+// The counter-example: a job that River ran twice, or rescued, comes after the
+// lane was settled and another job owes it. It must leave the lane alone.
+func TestDuplicateJobChangesNothing(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	log.settle(t, "al")
+	if d := log.settle(t, "al"); !d.Duplicate || d.Lane != events.Parked {
+		t.Errorf("second look at a parked lane: %+v", d)
+	}
+	log.confirm(t, "al", 1)
+	if d := log.settle(t, "al"); !d.Duplicate || d.Lane != events.Parked {
+		t.Errorf("second look at a parked lane, nothing pending: %+v", d)
+	}
+	log.attach(t, "s1", "al")
+	if d := log.settle(t, "al"); !d.Duplicate || d.Lane != events.Idle {
+		t.Errorf("look at an idle lane: %+v", d)
+	}
+	if d := log.settle(t, "nobody"); !d.Duplicate {
+		t.Errorf("look at a user who is gone: %+v", d)
+	}
+}
+
+// The counter-example: one message in every few seconds, each confirmed at once.
+// If confirming made the lane idle, each message would cost a job.
+func TestMessagesWithinOneDelayShareAJob(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.attach(t, "s1", "al")
+	for range 20 {
+		log.confirm(t, "al", log.post(t, "al", "x"))
+	}
+	var jobs int
+	if err := log.relaxed.QueryRow(t.Context(), `SELECT count(*) FROM river_job WHERE kind = 'deliver'`).Scan(&jobs); err != nil || jobs != 1 {
+		t.Errorf("%d delivery jobs for 20 messages, %v", jobs, err)
+	}
+}
+
+// A session counts only while its replica's lease is good.
+func TestJobParksWhenOnlyDeadReplicasHaveSessions(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.attach(t, "s1", "al")
+	log.post(t, "al", "x")
+	log.exec(t, `UPDATE replicas SET heartbeat_at = now() - interval '11 s'`)
+	if d := log.settle(t, "al"); d.Lane != events.Owed {
+		t.Errorf("within the lease: %+v", d)
+	}
+	log.exec(t, `UPDATE replicas SET heartbeat_at = now() - interval '13 s'`)
+	if d := log.settle(t, "al"); d.Lane != events.Parked {
+		t.Errorf("after the lease: %+v", d)
+	}
+}
+
+// The counter-example: the row of a session that is gone. As long as it stands
+// the lane cannot park, and the user's job looks every few seconds, for ever.
+func TestDetachedSessionLetsItsUserPark(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	log.attach(t, "s1", "al")
+	log.attach(t, "s2", "al")
+	if err := log.Detach(t.Context(), "s1", "unknown"); err != nil {
+		t.Fatal(err)
+	}
+	if d := log.settle(t, "al"); d.Lane != events.Owed {
+		t.Errorf("one session left: %+v", d)
+	}
+	if err := log.Detach(t.Context(), "s2"); err != nil {
+		t.Fatal(err)
+	}
+	if d := log.settle(t, "al"); d.Lane != events.Parked {
+		t.Errorf("no session left: %+v", d)
+	}
+}
