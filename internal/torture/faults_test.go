@@ -1,0 +1,154 @@
+package torture
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const faultTimeout = 20 * time.Second
+
+// exec runs a statement of a fault. Losing a deadlock or waiting too long for a
+// lock is the fault's failure, not the gateway's.
+func (w *world) exec(sql string, args ...any) int {
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	defer cancel()
+	tag, err := w.pool.Exec(ctx, sql, args...)
+	var pg *pgconn.PgError
+	switch {
+	case err == nil:
+		return int(tag.RowsAffected())
+	case errors.As(err, &pg) && (pg.Code == "40P01" || pg.Code == "55P03"):
+		return 0
+	}
+	w.violate("a fault could not be made: %v", err)
+	return 0
+}
+
+// loseLease lets a replica's lease lapse while its sessions live.
+func loseLease(w *world, r *rand.Rand) {
+	w.exec(`UPDATE replicas SET heartbeat_at = now() - interval '1 hour' WHERE replica_id = $1`, w.any(r).ID)
+}
+
+// reapLiving does to a living replica what the reaper does to a dead one.
+func reapLiving(w *world, r *rand.Rand) {
+	w.exec(`WITH dead AS (DELETE FROM replicas WHERE replica_id = $1 RETURNING replica_id)
+		DELETE FROM sessions WHERE replica_id IN (SELECT replica_id FROM dead)`, w.any(r).ID)
+}
+
+// emptyUnlogged leaves the unlogged tables as a crash of Postgres does.
+func emptyUnlogged(w *world, _ *rand.Rand) {
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	w.exec(`TRUNCATE replicas, sessions, tokens`)
+}
+
+// killBackends breaks a few of the replicas' connections, whatever they carry.
+func killBackends(w *world, r *rand.Rand) {
+	w.starting.Lock()
+	defer w.starting.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	defer cancel()
+	rows, _ := w.pool.Query(ctx, `SELECT pid FROM pg_stat_activity
+		WHERE datname = current_database() AND application_name LIKE 'restante%' ORDER BY pid`)
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil || len(pids) == 0 {
+		w.violate("no backends to kill: %v", err)
+		return
+	}
+	for range 1 + r.IntN(4) {
+		w.exec(`SELECT pg_terminate_backend($1)`, pids[r.IntN(len(pids))])
+		w.count("backends killed", 1)
+	}
+}
+
+// holdStream delays whoever wants to change a user's stream, and with it every
+// batch that the user is in. Now and then it kills those who wait, in the middle
+// of their transactions, or waits longer than they do.
+func holdStream(w *world, r *rand.Rand) {
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	defer cancel()
+	held := between(r, 50*time.Millisecond, 300*time.Millisecond)
+	killWaiting := oneIn(r, 4)
+	if oneIn(r, 60) {
+		held = 2500 * time.Millisecond
+	}
+	user := w.users[r.IntN(len(w.users))]
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT 1 FROM streams WHERE user_id = $1 FOR UPDATE`, user.name); err != nil {
+			return err
+		}
+		pause(held)
+		if !killWaiting {
+			return nil
+		}
+		w.starting.Lock()
+		defer w.starting.Unlock()
+		tag, err := tx.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)) AND application_name LIKE 'restante%'`)
+		w.count("transactions killed while they waited", int(tag.RowsAffected()))
+		return err
+	})
+	if err != nil {
+		w.violate("a stream could not be held: %v", err)
+	}
+}
+
+// forgetAcks takes back acks as if their write had been lost, which
+// synchronous_commit=off allows in a crash. A lane that is idle became so by a
+// later write than its ack, so it cannot have survived it.
+func forgetAcks(w *world, r *rand.Rand) {
+	n := w.exec(`UPDATE streams SET acked = greatest(trimmed, acked - $2) WHERE user_id = $1 AND lane <> 0 AND acked > trimmed`,
+		w.users[r.IntN(len(w.users))].name, 1+r.IntN(5))
+	w.count("acks forgotten", n)
+}
+
+// duplicateJob copies an unfinished delivery job, or invents one for a user who
+// may not be owed any.
+func duplicateJob(w *world, r *rand.Rand) {
+	if oneIn(r, 3) {
+		w.exec(`INSERT INTO river_job (args, kind, queue, max_attempts) VALUES (jsonb_build_object('user_id', $1::text), 'deliver', 'deliver', 30000)`,
+			w.users[r.IntN(len(w.users))].name)
+		return
+	}
+	if job, _, ok := w.someJob(r); ok {
+		w.exec(`INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at, metadata)
+			SELECT args, kind, queue, max_attempts, scheduled_at, metadata FROM river_job WHERE id = $1`, job)
+	}
+}
+
+// loseJob cancels or deletes a delivery job as an operator may: by the state, by
+// a request that River obeys when the job has run, or with its row.
+func loseJob(w *world, r *rand.Rand) {
+	job, user, ok := w.someJob(r)
+	if !ok || !w.tampers.mark(user, job) {
+		return
+	}
+	switch r.IntN(3) {
+	case 0:
+		w.exec(`UPDATE river_job SET state = 'cancelled', finalized_at = now() WHERE id = $1 AND finalized_at IS NULL`, job)
+	case 1:
+		w.exec(`UPDATE river_job SET metadata = metadata || jsonb_build_object('cancel_attempted_at', now()),
+				state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
+				finalized_at = CASE WHEN state = 'running' THEN NULL ELSE now() END
+			WHERE id = $1 AND finalized_at IS NULL`, job)
+	default:
+		w.exec(`DELETE FROM river_job WHERE id = $1`, job)
+	}
+}
+
+// someJob finds an unfinished delivery job.
+func (w *world) someJob(r *rand.Rand) (job int64, user string, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	defer cancel()
+	err := w.pool.QueryRow(ctx, `SELECT id, args->>'user_id' FROM river_job
+		WHERE kind = 'deliver' AND finalized_at IS NULL ORDER BY hashint8(id # $1::bigint) LIMIT 1`, r.Int64()).Scan(&job, &user)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		w.violate("no job could be looked for: %v", err)
+	}
+	return job, user, err == nil
+}

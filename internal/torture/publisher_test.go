@@ -1,0 +1,197 @@
+package torture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"restante/internal/checker"
+	"restante/internal/events"
+)
+
+// publisher posts one request after the other, and numbers the messages that it
+// posts to each user.
+type publisher struct {
+	w      *world
+	number uint32
+	counts map[*user]uint64
+	queue  chan post
+	keyed  []remembered // messages with keys that were accepted
+}
+
+// post is one request to make.
+type post struct {
+	r     *rand.Rand
+	users []*user // a message for each; the same user may come again
+	keyed bool    // with idempotency keys, and repeated until the outcome is known
+	// impatient gives up on the answer after this time; 0 is patient.
+	impatient time.Duration
+	poisoned  bool // with a message that Postgres refuses among the others
+}
+
+type remembered struct {
+	message events.Message
+	seq     int64
+}
+
+// letter is one message and what the checker calls it.
+type letter struct {
+	user    *user
+	message events.Message
+	checked checker.Message
+}
+
+// publishers starts n publishers; stop ends them when what is queued is posted.
+func (w *world) publishers(n int) (all []*publisher, stop func()) {
+	var running sync.WaitGroup
+	for i := range n {
+		p := &publisher{w: w, number: uint32(i + 1), counts: map[*user]uint64{}, queue: make(chan post, 4)}
+		all = append(all, p)
+		running.Go(func() {
+			for q := range p.queue {
+				p.post(q)
+			}
+		})
+	}
+	stop = sync.OnceFunc(func() {
+		for _, p := range all {
+			close(p.queue)
+		}
+		running.Wait()
+	})
+	w.t.Cleanup(stop)
+	return all, stop
+}
+
+func (p *publisher) post(q post) {
+	letters := make([]letter, len(q.users))
+	for i, u := range q.users {
+		p.counts[u]++
+		m, payload := p.w.chk.Payload(p.number, p.counts[u], 0, 32+q.r.IntN(200))
+		letters[i] = letter{user: u, checked: m, message: events.Message{
+			UserID: u.name, Payload: payload, Publisher: fmt.Sprint("p", p.number), TTL: time.Hour,
+		}}
+		if q.keyed {
+			letters[i].message.Key = fmt.Sprintf("%d/%d", p.number, p.counts[u])
+		}
+	}
+	if len(p.keyed) > 0 && oneIn(q.r, 10) {
+		p.again(q)
+	}
+	unknown := false // of an earlier try
+	for try := 0; ; try++ {
+		p.w.count("posts", 1)
+		outcome := p.try(q, letters, unknown)
+		unknown = unknown || outcome == isUnknown
+		if outcome == isKnown || !q.keyed || try == 20 {
+			return
+		}
+		pause(between(q.r, 5*time.Millisecond, 100*time.Millisecond))
+	}
+}
+
+type outcome int
+
+const (
+	isKnown   outcome = iota // accepted, or refused for good
+	isRefused                // refused for now
+	isUnknown
+)
+
+// try posts once, to any replica, and tells the checker.
+func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
+	rep := p.w.any(q.r)
+	timeout := 10 * time.Second
+	if q.impatient > 0 {
+		timeout = q.impatient
+	}
+	ctx, cancel := context.WithTimeout(rep.ctx, timeout)
+	defer cancel()
+	msgs := make([]events.Message, 0, len(letters)+1)
+	for _, l := range letters {
+		msgs = append(msgs, l.message)
+		if !unknown {
+			p.w.chk.Posted(l.user.name, l.checked)
+		}
+	}
+	poison := -1
+	if q.poisoned {
+		poison = q.r.IntN(len(msgs) + 1)
+		msgs = slices.Insert(msgs, poison, poisonous(q.r))
+	}
+	receipts, err := rep.Log.Append(ctx, msgs)
+	switch {
+	case err == nil:
+		if poison >= 0 {
+			receipts = slices.Delete(receipts, poison, poison+1)
+		}
+		for i, l := range letters {
+			p.accepted(q, l, receipts[i])
+		}
+		return isKnown
+	case errors.Is(err, events.ErrOutcomeUnknown) || !errors.Is(err, events.ErrUnavailable) && !errors.Is(err, events.ErrOverloaded):
+		p.w.count("outcomes unknown", 1)
+		for _, l := range letters {
+			p.w.chk.Unknown(l.user.name, l.checked)
+		}
+		return isUnknown
+	}
+	p.w.count("posts refused", 1)
+	for _, l := range letters {
+		if !unknown {
+			p.w.chk.Refused(l.user.name, l.checked)
+		}
+	}
+	return isRefused
+}
+
+// accepted takes the receipt of one message.
+func (p *publisher) accepted(q post, l letter, receipt events.Receipt) {
+	switch {
+	case receipt.Err == nil && q.poisoned:
+		p.w.violate("user %s: accepted as %d beside a message that was refused", l.user.name, receipt.Seq)
+	case receipt.Err == nil:
+		p.w.chk.Accepted(l.user.name, l.checked, receipt.Seq)
+		p.w.count("accepted", 1)
+		if q.keyed {
+			p.keyed = append(p.keyed, remembered{l.message, receipt.Seq})
+		}
+	case q.poisoned:
+		p.w.chk.Refused(l.user.name, l.checked)
+	default:
+		p.w.violate("user %s, publisher %d: refused: %v", l.user.name, p.number, receipt.Err)
+	}
+}
+
+// again posts a message that was accepted before once more: it must find its
+// first result.
+func (p *publisher) again(q post) {
+	old := p.keyed[q.r.IntN(len(p.keyed))]
+	rep := p.w.any(q.r)
+	ctx, cancel := context.WithTimeout(rep.ctx, 10*time.Second)
+	defer cancel()
+	receipts, err := rep.Log.Append(ctx, []events.Message{old.message})
+	if err != nil {
+		return // it is in the log or it is not: the audit counts
+	}
+	p.w.count("repeated posts", 1)
+	if r := receipts[0]; r.Err != nil || !r.Repeated || r.Seq != old.seq {
+		p.w.violate("user %s: key %s was accepted as %d, repeated it gave %+v", old.message.UserID, old.message.Key, old.seq, r)
+	}
+}
+
+// poisonous makes a message that breaks a constraint, or is no text.
+func poisonous(r *rand.Rand) events.Message {
+	m := events.Message{UserID: "poison", Payload: []byte(`1`), Publisher: "poisoner", TTL: time.Hour}
+	if oneIn(r, 2) {
+		m.UserID = strings.Repeat("x", 257)
+	} else {
+		m.Type = "\x00"
+	}
+	return m
+}

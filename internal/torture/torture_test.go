@@ -1,0 +1,201 @@
+package torture
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"restante/internal/coretest"
+	"restante/internal/hub"
+	"restante/internal/testdb"
+)
+
+const (
+	stepPace   = 8 * time.Millisecond
+	lease      = 1500 * time.Millisecond
+	sweepEvery = 300 * time.Millisecond
+	// A job that is still running after this long has lost its worker, whose
+	// timeout is 5 s.
+	longestJob = 6 * time.Second
+)
+
+// step is something that may happen next, weight times in 10,000.
+type step struct {
+	name   string
+	weight int
+	do     func(*run, *rand.Rand)
+}
+
+// run is one torture.
+type run struct {
+	*world
+	publishers []*publisher
+	faults     sync.WaitGroup
+	tickets    chan struct{} // bounds the faults that happen together
+}
+
+// fault makes a step of a fault: it happens beside the steps that follow.
+func fault(f func(*world, *rand.Rand)) func(*run, *rand.Rand) {
+	return func(t *run, r *rand.Rand) {
+		t.tickets <- struct{}{}
+		t.faults.Go(func() {
+			defer func() { <-t.tickets }()
+			f(t.world, r)
+		})
+	}
+}
+
+func steps() []step {
+	return []step{
+		{"post one", 3700, (*run).postOne},
+		{"post a burst to one user", 500, (*run).postBurst},
+		{"post to many users", 900, (*run).postMany},
+		{"post and give up", 200, (*run).postImpatient},
+		{"post with a bad one among them", 150, (*run).postPoisoned},
+		{"device comes or goes", 1700, (*run).toggle},
+		{"connection breaks", 250, (*run).breakLink},
+		{"client confirms what it held back", 600, (*run).confirm},
+		{"stream held", 350, fault(holdStream)},
+		{"acks forgotten", 350, fault(forgetAcks)},
+		{"job duplicated", 350, fault(duplicateJob)},
+		{"job cancelled", 350, fault(loseJob)},
+		{"backends killed", 90, fault(killBackends)},
+		{"lease lapsed", 50, fault(loseLease)},
+		{"living replica reaped", 50, fault(reapLiving)},
+		{"unlogged tables emptied", 20, fault(emptyUnlogged)},
+		{"replica killed", 15, (*run).replace},
+	}
+}
+
+// TestTorture proves I1 to I6 under everything that may go wrong; see the
+// package's doc.
+func TestTorture(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	w := newWorld(t, worldConfig{
+		pool: db.Pool, url: db.URL, seed: drawSeed(t), replicas: 3, users: 48, devices: 2, dropped: 0.3,
+		options: coretest.Options{
+			DeliverDelay: 500 * time.Millisecond, Sweep: sweepEvery, Lease: lease, AckTimeout: 3 * time.Second, WindowSize: 64,
+		},
+	})
+	publishers, stopPublishing := w.publishers(16)
+	stopUpkeep := w.keepUp(longestJob)
+	monitor := w.watch()
+
+	tortured := &run{world: w, publishers: publishers, tickets: make(chan struct{}, 6)}
+	start := time.Now()
+	tortured.take(*stepsFlag)
+	tortured.faults.Wait()
+	stopPublishing()
+	w.kills.Wait()
+	t.Logf("%d steps in %s", *stepsFlag, time.Since(start))
+
+	// What the last faults have left has to be cured under the sockets that are
+	// open now: nobody reconnects.
+	start = time.Now()
+	emptyUnlogged(w, nil)
+	w.rest(time.Minute)
+	w.presence(10 * time.Second)
+	for _, u := range w.users { // who was offline finds everything
+		u.devices[0].want(true)
+	}
+	w.rest(time.Minute)
+	t.Logf("came to rest in %s", time.Since(start))
+	monitor.end()
+	stopUpkeep()
+	t.Logf("%d polls; a lane was parked under a live session for %s at most, a session was behind for %s at most",
+		monitor.polls, monitor.parked, monitor.behind)
+	w.audit()
+}
+
+// take makes n steps. The seed determines which, and all that each chooses.
+func (t *run) take(n int) {
+	all := steps()
+	total := 0
+	for _, s := range all {
+		total += s.weight
+	}
+	draw := rand.New(rand.NewPCG(t.seed, 1))
+	for range n {
+		pick := draw.IntN(total)
+		r := rand.New(rand.NewPCG(draw.Uint64(), 0))
+		for _, s := range all {
+			if pick -= s.weight; pick < 0 {
+				t.count("steps: "+s.name, 1)
+				s.do(t, r)
+				break
+			}
+		}
+		pause(time.Duration(r.Int64N(int64(2 * stepPace))))
+	}
+}
+
+func (t *run) user(r *rand.Rand) *user { return t.users[r.IntN(len(t.users))] }
+
+// post hands a request to a publisher, and waits if that one has enough to do.
+func (t *run) post(r *rand.Rand, p post) {
+	p.r = r
+	p.keyed = p.keyed || oneIn(r, 3)
+	t.publishers[r.IntN(len(t.publishers))].queue <- p
+}
+
+func (t *run) postOne(r *rand.Rand) { t.post(r, post{users: []*user{t.user(r)}}) }
+
+func (t *run) postBurst(r *rand.Rand) {
+	p := post{}
+	for u := t.user(r); len(p.users) == 0 || !oneIn(r, 20); {
+		p.users = append(p.users, u)
+	}
+	t.post(r, p)
+}
+
+func (t *run) postMany(r *rand.Rand) {
+	p := post{}
+	for range 2 + r.IntN(30) {
+		p.users = append(p.users, t.user(r))
+	}
+	t.post(r, p)
+}
+
+func (t *run) postImpatient(r *rand.Rand) {
+	t.post(r, post{users: []*user{t.user(r)}, impatient: between(r, 100*time.Microsecond, 20*time.Millisecond), keyed: oneIn(r, 2)})
+}
+
+func (t *run) postPoisoned(r *rand.Rand) {
+	t.post(r, post{users: []*user{t.user(r), t.user(r)}, poisoned: true})
+}
+
+// toggle makes a device come or go. A third of the users have a first device that
+// comes and stays, and some never have a second one.
+func (t *run) toggle(r *rand.Rand) {
+	i := r.IntN(len(t.users))
+	d := t.users[i].devices[r.IntN(2)]
+	steady := i%3 == 0 && d == t.users[i].devices[0]
+	d.want(steady || !d.wanted.Load() && !(i%4 == 1 && d == t.users[i].devices[1]))
+}
+
+func (t *run) link(r *rand.Rand) *link {
+	if open := t.links(); len(open) > 0 {
+		return open[r.IntN(len(open))]
+	}
+	return nil
+}
+
+func (t *run) breakLink(r *rand.Rand) {
+	if l := t.link(r); l != nil {
+		l.session.End(hub.Unreachable)
+	}
+}
+
+func (t *run) confirm(r *rand.Rand) {
+	if l := t.link(r); l != nil {
+		l.catchUp()
+	}
+}
+
+// replace kills a replica; a new one joins.
+func (t *run) replace(r *rand.Rand) {
+	t.kill(t.any(r))
+	t.join()
+}
