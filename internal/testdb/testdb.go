@@ -44,12 +44,16 @@ var process struct {
 // Main runs a package's tests and then stops what New started. Use it as
 //
 //	func TestMain(m *testing.M) { testdb.Main(m) }
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for packages that have something of their own to clean up: it
+// returns the exit code.
+func Run(m *testing.M) (code int) {
 	process.mu.Lock()
 	process.inMain = true
 	process.mu.Unlock()
 
-	code := m.Run()
+	code = m.Run()
 
 	process.mu.Lock()
 	defer process.mu.Unlock()
@@ -59,7 +63,7 @@ func Main(m *testing.M) {
 			code = max(code, 1)
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // New returns a migrated database for this test. It is dropped when the test

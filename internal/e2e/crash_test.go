@@ -1,0 +1,51 @@
+package e2e
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"restante/internal/testdb"
+)
+
+// TestAcceptedIsOnDisk kills a replica while publishers wait for their answers:
+// what was answered 202 is delivered by another replica, in order.
+func TestAcceptedIsOnDisk(t *testing.T) {
+	parallel(t)
+	const publishers, users, enough = 8, 3, 300
+	w := newWorld(t, testdb.Migrated(t, testdb.Cluster(t)))
+	a, b := w.server(), w.server()
+
+	var accepted atomic.Int64
+	reached := make(chan struct{})
+	var group sync.WaitGroup
+	for i := range publishers {
+		group.Go(func() {
+			p := &publisher{w: w, number: uint32(i + 1)}
+			for {
+				_, ok, err := p.post(t.Context(), a, fmt.Sprint("user-", p.n%users))
+				if err != nil {
+					return // the replica is gone
+				}
+				if ok && accepted.Add(1) == enough {
+					close(reached)
+				}
+			}
+		})
+	}
+	// Right behind an answer, while others are on their way.
+	<-reached
+	a.signal(syscall.SIGKILL)
+	group.Wait()
+	a.ends(-1)
+
+	for i := range users {
+		w.connect(b, fmt.Sprint("user-", i))
+	}
+	report := w.verdict()
+	if report.Accepted < enough || report.Received < report.Accepted {
+		t.Errorf("accepted %d, received %d", report.Accepted, report.Received)
+	}
+}
