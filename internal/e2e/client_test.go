@@ -26,6 +26,8 @@ type frame struct {
 	Code             int
 	Reason           string
 	ReconnectAfterMs int64
+
+	at time.Time // when it was read
 }
 
 // client is a connection that confirms what it receives and tells the checker.
@@ -106,7 +108,7 @@ func (c *client) read() {
 }
 
 func (c *client) handle(text []byte) error {
-	var f frame
+	f := frame{at: time.Now()}
 	if err := json.Unmarshal(text, &f); err != nil {
 		return fmt.Errorf("frame %.100q: %w", text, err)
 	}

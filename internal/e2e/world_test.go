@@ -34,9 +34,14 @@ type world struct {
 func newWorld(t testing.TB, databaseURL string) *world {
 	t.Helper()
 	w := prepareWorld(t, databaseURL)
-	w.key = strings.TrimSpace(do(t, []string{"DATABASE_URL=" + databaseURL}, "msg", "keys", "create", "-name", "test", "-scopes", "publish,read"))
-	w.secret(w.key)
+	w.createKey()
 	return w
+}
+
+func (w *world) createKey() {
+	w.t.Helper()
+	w.key = strings.TrimSpace(do(w.t, []string{"DATABASE_URL=" + w.databaseURL}, "msg", "keys", "create", "-name", "test", "-scopes", "publish,read"))
+	w.secret(w.key)
 }
 
 // prepareWorld is newWorld without an API key, for databases that are not ready.

@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"restante/internal/testdb"
+)
+
+// TestOnlyNotify publishes on one replica for a client of another, with the
+// sweep and the delivery jobs a minute away: only a notification brings the
+// messages in time.
+func TestOnlyNotify(t *testing.T) {
+	parallel(t)
+	w := newWorld(t, testdb.New(t).URL)
+	slow := []string{"-sweep", "1m", "-deliver-delay", "1m"}
+	b := w.server(slow...)
+	a := w.server(slow...) // the later one: it knows of the other from its start
+	c := w.connect(b, "ann")
+
+	const messages = 50
+	p := &publisher{w: w, number: 1}
+	var posted [messages + 1]time.Time
+	for seq := 1; seq <= messages; seq++ {
+		posted[seq] = time.Now()
+		p.posts(a, "ann", 1)
+		eventually(t, "the message arrives", func() bool { return len(c.messages()) == seq })
+	}
+	if n := b.metric("restante_wakes_total", `source="notify"`); n == 0 {
+		t.Error("no notification has woken a session")
+	}
+	for _, source := range []string{"sweep", "job", "local"} {
+		if n := b.metric("restante_wakes_total", `source="`+source+`"`); n > 0 {
+			t.Errorf("%v wakes by %s", n, source)
+		}
+	}
+	if n := a.metric("restante_notify_sent_total", `result="ok"`); n == 0 {
+		t.Error("no notification was sent")
+	}
+	var took []time.Duration
+	for _, m := range c.messages() {
+		took = append(took, m.at.Sub(posted[m.Seq]))
+	}
+	slices.Sort(took)
+	t.Logf("from the POST on one replica to the client of another: median %v, longest %v", took[messages/2], took[messages-1])
+	w.verdict()
+}
