@@ -2,6 +2,8 @@ package events
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +32,7 @@ type appender struct {
 	onCommit func([]Head)
 	queue    chan *appendRequest
 	queued   atomic.Int64 // payload bytes in queue
+	stuck    stuck        // the commit loop's alone
 }
 
 // appendRequest is one Append: all of it is committed together, or none.
@@ -48,6 +51,7 @@ func newAppender(cfg Config, m *metrics, t *tail) *appender {
 		tail:     t,
 		onCommit: cfg.OnCommit,
 		queue:    make(chan *appendRequest, queueRequests),
+		stuck:    stuck{},
 	}
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "restante_append_queue_bytes", Help: "Payload bytes that wait for a commit.",
@@ -150,6 +154,9 @@ func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
 	for _, r := range batch {
 		a.queued.Add(-int64(r.bytes))
 	}
+	if batch = a.refuseStuck(batch); len(batch) == 0 {
+		return
+	}
 	start := time.Now()
 	heads, err := a.try(ctx, batch)
 	a.metrics.commitSeconds.Observe(time.Since(start).Seconds())
@@ -164,17 +171,40 @@ func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
 		}
 		return
 	}
+	a.stuck.note(batch[0], err, time.Now())
 	a.failed(batch, err)
 }
 
 // commitAlone commits one request on its own.
 func (a *appender) commitAlone(ctx context.Context, one []*appendRequest) {
+	if one = a.refuseStuck(one); len(one) == 0 {
+		return
+	}
 	heads, err := a.try(ctx, one)
 	if err != nil {
+		a.stuck.note(one[0], err, time.Now())
 		a.failed(one, err)
 		return
 	}
 	a.committed(one, heads)
+}
+
+// refuseStuck answers the requests that would wait for a stuck stream, and
+// returns the others.
+func (a *appender) refuseStuck(batch []*appendRequest) []*appendRequest {
+	now := time.Now()
+	if !slices.ContainsFunc(batch, func(r *appendRequest) bool { return a.stuck.holds(r, now) }) {
+		return batch
+	}
+	rest := make([]*appendRequest, 0, len(batch))
+	for _, r := range batch {
+		if !a.stuck.holds(r, now) {
+			rest = append(rest, r)
+			continue
+		}
+		a.failed([]*appendRequest{r}, fmt.Errorf("append events: %w: the stream is locked", ErrUnavailable))
+	}
+	return rest
 }
 
 // try writes a batch, again as long as it was rolled back for losing a race.

@@ -46,7 +46,8 @@
 // # Failure
 //
 // An append that Postgres refused is rolled back as a whole and then tried
-// message by message, so that one bad message fails alone. An append whose
+// message by message, so that one bad message fails alone; a stream that somebody
+// else keeps locked is left alone for some seconds. An append whose
 // connection broke while it ran is never repeated: its outcome is unknown, and
 // only the publisher's idempotency key can decide. A failed ack is kept and
 // written later; losing one only delivers again. A failed read is the reader's

@@ -36,12 +36,19 @@ func refused(err error) (*pgconn.PgError, bool) {
 const (
 	deadlockDetected     = "40P01"
 	serializationFailure = "40001"
+	lockNotAvailable     = "55P03"
 )
 
 // lostRace reports an error that a repetition of the same statement cures.
 func lostRace(err error) bool {
 	pg, ok := refused(err)
 	return ok && (pg.Code == deadlockDetected || pg.Code == serializationFailure)
+}
+
+// lockTimeout reports that somebody else held on to a row for too long.
+func lockTimeout(err error) bool {
+	pg, ok := refused(err)
+	return ok && pg.Code == lockNotAvailable
 }
 
 // badData reports that the values, not the circumstances, were refused:

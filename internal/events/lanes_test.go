@@ -59,10 +59,17 @@ func (r *replica) endJobs(t *testing.T) {
 func (r *replica) confirm(t *testing.T, user string, seq int64) {
 	t.Helper()
 	r.Ack(user, seq)
-	until(t, "ack is written", func() bool {
-		s, err := r.Stream(t.Context(), user)
-		return err == nil && s.Acked == seq
-	})
+	until(t, "ack is written", func() bool { return r.acked(t, user) == seq })
+}
+
+// acked returns a user's confirmed position as it stands in the database.
+func (r *replica) acked(t *testing.T, user string) int64 {
+	t.Helper()
+	s, err := r.Stream(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Acked
 }
 
 func (r *replica) wantLane(t *testing.T, when, user string, lane events.Lane, jobs int) {
@@ -149,7 +156,9 @@ func TestFirstConnectAndFirstAppendSeeEachOther(t *testing.T) {
 	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
 	log.held(t, 1)
 
-	appended := doing(func() ([]events.Receipt, error) { return slow.Append(t.Context(), []events.Message{message("al", "x")}) })
+	appended := doing(func() ([]events.Receipt, error) {
+		return slow.Append(t.Context(), []events.Message{message("al", "x")})
+	})
 	var done bool
 	until(t, "append waits for the connect, or is through", func() bool {
 		done = len(appended) > 0
