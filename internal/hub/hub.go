@@ -73,6 +73,7 @@ type Hub struct {
 	life    context.Context
 	endLife context.CancelFunc
 	pumps   sync.WaitGroup
+	lapsed  chan struct{} // has room for one: the lease had lapsed at a heartbeat
 
 	mu       sync.RWMutex // guards all below
 	users    map[string][]*Session
@@ -87,7 +88,7 @@ func New(cfg Config, log Log, registry Registry) *Hub {
 	life, end := context.WithCancel(context.Background())
 	return &Hub{
 		cfg: cfg, log: log, registry: registry, metrics: newMetrics(cfg.Metrics),
-		life: life, endLife: end,
+		life: life, endLife: end, lapsed: make(chan struct{}, 1),
 		users: map[string][]*Session{}, sessions: map[string]*Session{},
 	}
 }

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -10,11 +11,10 @@ import (
 
 // beats renews the replica's lease until ctx ends.
 func (h *Hub) beats(ctx context.Context) {
-	lapsed := true // nothing is attached yet, so the first time this costs nothing
 	beat := func() {
 		ctx, cancel := context.WithTimeout(ctx, h.cfg.Lease/4)
+		defer cancel()
 		b, err := h.cfg.Beat(ctx)
-		cancel()
 		if err != nil {
 			h.beatFailed(err)
 			return
@@ -23,19 +23,45 @@ func (h *Hub) beats(ctx context.Context) {
 		if h.cfg.OnPeers != nil {
 			h.cfg.OnPeers(b.Peers)
 		}
-		lapsed = lapsed || b.Lapsed
 		if b.Lapsed {
 			h.metrics.lapses.Inc()
+			select {
+			case h.lapsed <- struct{}{}:
+			default:
+			}
 		}
 		h.mu.Lock()
 		h.ready = true
 		h.mu.Unlock()
-		if lapsed && h.attachAll() {
-			lapsed = false
-		}
 	}
 	beat()
 	every(ctx, h.cfg.Lease/4, beat)
+}
+
+// keepAttached attaches every session again whenever a heartbeat has found the
+// lease lapsed, and compares rows and sessions from time to time. It is not the
+// heartbeat's own work, for it waits for the locks of streams, and meanwhile the
+// lease would lapse once more; and it is one goroutine's, for two would wait for
+// each other.
+func (h *Hub) keepAttached(ctx context.Context) {
+	repair := time.NewTicker(presenceLeases * h.cfg.Lease)
+	defer repair.Stop()
+	var again <-chan time.Time // when the last attempt failed
+	for {
+		select {
+		case <-h.lapsed:
+		case <-again:
+		case <-repair.C:
+			h.repairPresence(ctx)
+			continue
+		case <-ctx.Done():
+			return
+		}
+		again = nil
+		if !h.attachAll(ctx) {
+			again = time.After(h.cfg.Lease / 4)
+		}
+	}
 }
 
 func (h *Hub) beatFailed(err error) {
@@ -47,19 +73,20 @@ func (h *Hub) beatFailed(err error) {
 }
 
 // attachAll attaches every session again, because delivery jobs may have taken
-// this replica for dead and parked its users, and then looks what they missed.
-func (h *Hub) attachAll() bool {
-	ctx, cancel := context.WithTimeout(h.life, h.cfg.Lease)
-	defer cancel()
+// this replica for dead and parked its users, and then looks what they missed. A
+// session that is only just being attached is one of them: the row that it is
+// about to hear of may be gone already.
+func (h *Hub) attachAll(ctx context.Context) bool {
 	return h.attach(ctx, func(*Session) bool { return true })
 }
 
-// attach attaches again the sessions that which names, and sweeps.
+// attach attaches again the sessions that which names, and sweeps. It reports
+// whether all of them are attached.
 func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 	var records []events.Session
 	for _, s := range h.all() {
 		s.mu.Lock()
-		if s.attached && !s.ended && which(s) {
+		if !s.ended && which(s) {
 			records = append(records, s.record())
 		}
 		s.mu.Unlock()
@@ -67,17 +94,46 @@ func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 	if len(records) == 0 {
 		return true
 	}
+	left := 0
+	var err error
 	for chunk := range slices.Chunk(records, attachChunk) {
-		if _, err := h.registry.Attach(ctx, chunk...); err != nil {
-			h.cfg.Logger.Warn("sessions could not be attached again; it is repeated", "sessions", len(records), "err", err)
-			return false
-		}
-		h.metrics.reattached.Add(float64(len(chunk)))
+		n, failed := h.attachChunk(ctx, chunk)
+		left, err = left+n, errors.Join(err, failed)
+		h.metrics.reattached.Add(float64(len(chunk) - n))
 	}
-	h.cfg.Logger.Info("sessions attached again", "sessions", len(records))
 	h.dropStillborn(records)
 	h.Sweep(ctx)
+	if left > 0 {
+		if ctx.Err() == nil {
+			h.cfg.Logger.Warn("sessions could not be attached again; it is repeated", "sessions", left, "err", err)
+		}
+		return false
+	}
+	h.cfg.Logger.Info("sessions attached again", "sessions", len(records))
 	return true
+}
+
+// attachChunk attaches sessions together or, if that fails, one by one: a user
+// who is locked by something slow must not keep the others from being attached.
+// It returns how many are left; several failures in a row leave the rest.
+func (h *Hub) attachChunk(ctx context.Context, records []events.Session) (left int, err error) {
+	if _, err = h.registry.Attach(ctx, records...); err == nil {
+		return 0, nil
+	}
+	inARow := 0
+	for i, r := range records {
+		if inARow == attachFailures || ctx.Err() != nil {
+			return left + len(records) - i, err
+		}
+		if _, one := h.registry.Attach(ctx, r); one != nil {
+			err = one
+			left++
+			inARow++
+			continue
+		}
+		inARow = 0
+	}
+	return left, err
 }
 
 // dropStillborn detaches sessions that ended while they were attached again:

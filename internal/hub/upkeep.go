@@ -9,10 +9,11 @@ import (
 )
 
 const (
-	tickEvery     = time.Second
-	detachEvery   = 200 * time.Millisecond
-	presenceEvery = 30 * time.Second // how often this replica's session rows are compared with its sessions
-	attachChunk   = 500              // sessions attached again per transaction
+	tickEvery      = time.Second
+	detachEvery    = 200 * time.Millisecond
+	presenceLeases = 2   // in leases: how often this replica's session rows are compared with its sessions
+	attachChunk    = 500 // sessions attached again per transaction
+	attachFailures = 3   // in a row, after which the rest is not tried one by one
 )
 
 // Run keeps the hub's sessions until ctx ends: heartbeats, pings, sweeps, and the
@@ -20,9 +21,9 @@ const (
 func (h *Hub) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { h.beats(ctx); return nil })
+	g.Go(func() error { h.keepAttached(ctx); return nil })
 	g.Go(func() error { every(ctx, tickEvery, func() { h.tick(time.Now()) }); return nil })
 	g.Go(func() error { every(ctx, detachEvery, func() { h.detachDeparted(ctx) }); return nil })
-	g.Go(func() error { every(ctx, presenceEvery, func() { h.repairPresence(ctx) }); return nil })
 	if h.cfg.SweepEvery > 0 {
 		g.Go(func() error { every(ctx, h.cfg.SweepEvery, func() { h.Sweep(ctx) }); return nil })
 	}
