@@ -126,15 +126,22 @@ func (w *world) post(ctx context.Context, s *server, user string, message checke
 		w.check.Refused(user, message)
 		return a, false, nil
 	}
-	var receipt struct{ Seq int64 }
-	if err := json.Unmarshal(a.body, &receipt); err != nil || receipt.Seq < 1 {
-		w.t.Errorf("202 without a seq: %s", a.body)
+	seq := seqOf(w.t, a.body)
+	if location := a.header.Get("Location"); !strings.HasSuffix(location, "/messages/"+strconv.FormatInt(seq, 10)) {
+		w.t.Errorf("Location is %q for seq %d", location, seq)
 	}
-	if location := a.header.Get("Location"); !strings.HasSuffix(location, "/messages/"+strconv.FormatInt(receipt.Seq, 10)) {
-		w.t.Errorf("Location is %q for seq %d", location, receipt.Seq)
-	}
-	w.check.Accepted(user, message, receipt.Seq)
+	w.check.Accepted(user, message, seq)
 	return a, true, nil
+}
+
+// seqOf reads a 202.
+func seqOf(t testing.TB, body []byte) int64 {
+	t.Helper()
+	var receipt struct{ Seq int64 }
+	if err := json.Unmarshal(body, &receipt); err != nil || receipt.Seq < 1 {
+		t.Errorf("202 without a seq: %s", body)
+	}
+	return receipt.Seq
 }
 
 // posts posts n messages that must all be accepted.

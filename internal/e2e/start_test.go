@@ -103,4 +103,3 @@ func TestFiveStartAtOnce(t *testing.T) {
 	}
 	w.verdict()
 }
-
