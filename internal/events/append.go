@@ -215,7 +215,7 @@ func (a *appender) try(ctx context.Context, batch []*appendRequest) (heads []Hea
 	defer cancel()
 	for range commitTries {
 		heads, err = a.store.write(ctx, batch)
-		if !lostRace(err) && !pgconn.SafeToRetry(err) {
+		if isOutcomeUnknown(err) || !lostRace(err) && !pgconn.SafeToRetry(err) {
 			return heads, err
 		}
 		a.metrics.appendErrors.WithLabelValues("lost_race").Inc()

@@ -79,14 +79,17 @@ func (r *replica) backends(t *testing.T, where string) (n int) {
 
 // patient gives a Log connections that wait longer for locks than it gives its
 // transactions time, so that on a slow machine a race that a test has arranged is
-// not decided by the clock.
-func patient(t *testing.T, url string) func(*events.Config) {
+// not decided by the clock. Plans that a test does not want are switched off.
+func patient(t *testing.T, url string, switchedOff ...string) func(*events.Config) {
 	pool := func(config func(string, int) (*pgxpool.Config, error)) *pgxpool.Pool {
 		cfg, err := config(url, 8)
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg.ConnConfig.RuntimeParams["lock_timeout"] = "30s"
+		for _, plan := range switchedOff {
+			cfg.ConnConfig.RuntimeParams[plan] = "off"
+		}
 		p, err := database.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -78,11 +78,21 @@ func (s *appendStore) writeKeyed(ctx context.Context, conn *pgx.Conn, batch []*a
 		}
 	}
 	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
-		return nil, appendError(err)
+		return nil, commitError(err)
 	}
 	fresh.receipts(acceptedAt)
 	settleRepeats(all.rows)
 	return fresh.heads, nil
+}
+
+// commitError is appendError of a COMMIT. The driver's word that nothing was sent
+// is not taken here: for a connection that broke under a simple query (pgx 5.12)
+// it says so as well, and whoever believes it writes the batch twice.
+func commitError(err error) error {
+	if _, ok := refused(err); ok {
+		return fmt.Errorf("append events: %w: %w", ErrUnavailable, err)
+	}
+	return fmt.Errorf("append events: %w", &outcomeUnknown{err})
 }
 
 // rollback ends the transaction of a connection that may be broken already.
