@@ -214,7 +214,12 @@ func (b *tab) click(selector string) {
 func (b *tab) fill(selector, text string) {
 	b.t.Helper()
 	css := chromedp.CSS(selector)
-	b.do(chromedp.WaitVisible(css), chromedp.Clear(css), chromedp.SendKeys(css, text))
+	b.do(chromedp.WaitVisible(css))
+	ask[any](b, fmt.Sprintf("document.querySelector(%q).select()", selector))
+	b.do(chromedp.SendKeys(css, text))
+	if typed := ask[string](b, fmt.Sprintf("document.querySelector(%q).value", selector)); typed != text {
+		b.t.Fatalf("typed %q, the field has %q", text, typed)
+	}
 }
 
 // until waits for a JavaScript condition, across navigations.

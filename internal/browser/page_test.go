@@ -179,7 +179,7 @@ func TestReconnectsAfterARestart(t *testing.T) {
 
 	server.stop()
 	page.untilState("connecting")
-	page.until(`/reconnecting/i.test(document.querySelector('#connection-detail').textContent)`)
+	page.until(`/trying again/i.test(document.querySelector('#connection-detail').textContent)`)
 	// The sample application is away too; that is said in words.
 	page.click("#task-start")
 	page.until(`document.querySelector('#notice').textContent.includes('cannot be reached')`)

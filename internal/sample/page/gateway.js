@@ -9,6 +9,11 @@ const FATAL = {
   1008: 'The gateway and this page do not understand each other. Reload the page.',
   4410: 'An operator has removed this connection.',
 };
+const WHY = {
+  1012: 'The gateway is restarting.',
+  1013: 'The gateway is busy.',
+  4409: 'Too many connections of this user.',
+};
 
 export class Connection {
   #stopped = true;
@@ -66,7 +71,7 @@ export class Connection {
     this.options.state('connecting', '');
     const socketUrl = await this.#socketUrl();
     if (turn !== this.#turn) return;
-    if (socketUrl === null) return this.#retry();
+    if (socketUrl === null) return this.#retry('The gateway is not available.');
     const socket = new WebSocket(socketUrl, ['restante.v1']);
     this.#socket = socket;
     // A network that swallows packets would leave us "connecting" for minutes.
@@ -78,7 +83,7 @@ export class Connection {
       this.#flush();
       this.#socket = null;
       if (FATAL[event.code]) return this.stop(FATAL[event.code]);
-      this.#retry(event.code === 4409 ? 'Too many connections of this user. ' : '');
+      this.#retry(WHY[event.code] ?? (this.#greeted ? 'The connection was lost.' : 'The gateway is not available.'));
     };
   }
 
@@ -99,18 +104,18 @@ export class Connection {
       const { token } = await response.json();
       return this.options.gatewayUrl.replace(/^http/, 'ws') + '/v1/connect?token=' + encodeURIComponent(token);
     } catch {
-      return null; // the gateway is away: its absence shows as "reconnecting"
+      return null; // the gateway is away
     }
   }
 
   /** Comes back after a jittered pause, never earlier than the gateway asked. */
-  #retry(why = '') {
+  #retry(why) {
     if (this.#stopped) return;
     const limit = Math.min(30000, 500 * 2 ** this.#attempt++);
     const pause = Math.max(this.#pause ?? 0, 0) + Math.random() * limit + 50;
     this.#pause = null;
     this.#timer = setTimeout(() => this.#open(), pause);
-    this.options.state('connecting', `${why}Reconnecting in ${Math.max(1, Math.round(pause / 1000))} s.`);
+    this.options.state('connecting', `${why} Trying again in ${Math.max(1, Math.round(pause / 1000))} s; nothing is lost.`);
   }
 
   #frame(data) {

@@ -4,6 +4,7 @@
 
 const KEPT = 200;          // messages on the page and in the copy
 const COPY = 1_000_000;    // characters of the copy; browsers give an origin about 5 million
+const WHY = { expired: 'expired before being delivered' };
 
 export class Messages {
   #key;
@@ -25,7 +26,8 @@ export class Messages {
       if (entry.epoch !== this.#epoch) [this.#epoch, this.#last] = [entry.epoch, 0];
       this.#last = Math.max(this.#last, entry.seq ?? entry.to);
     }
-    this.list.replaceChildren(...this.#entries.map(row));
+    this.list.ariaLive = 'off'; // what was there before is not news
+    this.list.replaceChildren(...this.#entries.map((entry) => row(entry)));
     this.#show();
   }
 
@@ -70,7 +72,7 @@ export class Messages {
       if (to <= this.#last) continue; // repeated after a reconnect
       if (frame.kind === 'gap') {
         entries.push({ epoch: this.#epoch, from: frame.from, to, reason: frame.reason,
-          words: `${range(frame.from, to)} will not arrive: ${frame.reason}.` });
+          words: `${range(frame.from, to)} ${WHY[frame.reason] ?? 'will not arrive: ' + frame.reason}.` });
       } else {
         if (frame.seq > this.#last + 1) {
           entries.push({ epoch: this.#epoch, from: this.#last + 1, to: frame.seq - 1, reason: 'unannounced',
@@ -87,6 +89,7 @@ export class Messages {
 
   #keep(entries) {
     if (entries.length === 0) return;
+    this.list.ariaLive = 'polite';
     const atEnd = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < 40;
     this.list.append(...entries.map((entry) => row(entry, true)));
     while (this.list.childElementCount > KEPT) this.list.firstElementChild.remove();
@@ -98,6 +101,8 @@ export class Messages {
 
   #show() {
     this.empty.hidden = this.list.childElementCount > 0;
+    // It scrolls, and whoever has no mouse must be able to scroll it too.
+    this.list.tabIndex = this.empty.hidden ? 0 : -1;
   }
 
   #read() {
@@ -135,17 +140,20 @@ function row(entry, isNew = false) {
   }
   li.dataset.seq = entry.seq;
   li.dataset.epoch = entry.epoch;
-  if (isNew === true) li.className = 'new';
-  li.append(span('seq', '#' + entry.seq), span('text', textOf(entry.message)), timeOf(entry.time));
+  if (isNew) li.className = 'new';
+  const meta = span('meta', '');
+  meta.append(timeOf(entry.time));
   if (entry.type) {
     li.dataset.type = entry.type;
-    li.append(span('type', entry.type));
+    meta.append(span('type', entry.type));
   }
+  // A message is any JSON value; a string is shown as what it says.
+  const text = typeof entry.message === 'string'
+    ? span('text', entry.message)
+    : span('text json', JSON.stringify(entry.message, null, 2));
+  li.append(span('seq', '#' + entry.seq), text, meta);
   return li;
 }
-
-/** A message is any JSON value; a string is shown as what it says. */
-const textOf = (message) => (typeof message === 'string' ? message : JSON.stringify(message, null, 2));
 
 function span(className, text) {
   const element = document.createElement('span');

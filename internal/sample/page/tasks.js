@@ -7,6 +7,7 @@ const LATE = 5000; // ms after which a missing result is called overdue
 
 export class Tasks {
   #key = null;
+  #connected = false;
   #tasks = []; // {id, trace, text, started, due, done: seq of the result | null}
 
   constructor(list) {
@@ -32,6 +33,11 @@ export class Tasks {
   forget() {
     if (this.#key) localStorage.removeItem(this.#key);
     this.close();
+  }
+
+  set connected(connected) {
+    this.#connected = connected;
+    this.#tick();
   }
 
   /** Starts a task; throws an Error with words for the user. */
@@ -112,9 +118,10 @@ export class Tasks {
       const whole = Math.max(1, task.due - task.started);
       li.dataset.status = task.done !== null ? 'done' : left < -LATE ? 'overdue' : 'running';
       li.querySelector('progress').value = task.done !== null ? 1 : Math.min(0.99, 1 - left / whole);
-      const words = task.done !== null ? `result is #${task.done}`
-        : left > 0 ? `${Math.ceil(left / 1000)} s`
-        : left > -LATE ? 'arriving' : 'no result yet: connected?';
+      const words = task.done !== null ? `arrived as #${task.done}`
+        : left > 0 ? `${Math.ceil(left / 1000)} s left`
+        : !this.#connected ? 'connect to receive it'
+        : left > -LATE ? 'arriving' : 'no result yet';
       const status = li.querySelector('.status');
       if (status.textContent !== words) status.textContent = words;
     });
