@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -109,6 +110,9 @@ func (a *acker) flush(ctx context.Context) bool {
 		a.metrics.ackSeconds.Observe(time.Since(start).Seconds())
 		if err != nil {
 			a.metrics.ackErrors.Inc()
+			if lockTimeout(err) {
+				a.writeFree(context.WithoutCancel(ctx), taken, chunk, seqs)
+			}
 			a.restore(taken)
 			return false
 		}
@@ -137,6 +141,36 @@ WITH l AS MATERIALIZED (
 	WHERE s.acked < a.seq
 	ORDER BY s.user_id FOR NO KEY UPDATE OF s)
 UPDATE streams s SET acked = least(l.seq, s.head) FROM l WHERE s.user_id = l.user_id AND s.acked < l.seq`
+
+// ackFreeSQL leaves out the streams that are locked at the moment, and says which
+// it has written.
+const ackFreeSQL = `
+WITH l AS MATERIALIZED (
+	SELECT s.user_id, a.seq FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
+	JOIN streams s ON s.user_id = a.user_id
+	WHERE s.acked < a.seq
+	FOR NO KEY UPDATE OF s SKIP LOCKED)
+UPDATE streams s SET acked = least(l.seq, s.head) FROM l WHERE s.user_id = l.user_id AND s.acked < l.seq
+RETURNING s.user_id`
+
+// writeFree writes what it can after a stream that somebody keeps locked has
+// failed a whole flush, and takes it out of taken.
+func (a *acker) writeFree(ctx context.Context, taken map[string]int64, users []string, seqs []int64) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	rows, err := a.pool.Query(ctx, ackFreeSQL, users, seqs)
+	if err != nil {
+		return // all of it stays, and is written with the next flush
+	}
+	written, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return
+	}
+	a.metrics.acked.Add(float64(len(written)))
+	for _, user := range written {
+		delete(taken, user)
+	}
+}
 
 func (a *acker) write(ctx context.Context, users []string, seqs []int64) error {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
