@@ -46,7 +46,7 @@ func (l *Log) CensusCollector() prometheus.Collector {
 		users:    desc("restante_pending_users", "Users with messages that nobody has confirmed, at the last census. The same on every replica."),
 		messages: desc("restante_pending_messages", "Messages that nobody has confirmed, at the last census. The same on every replica."),
 		age:      desc("restante_census_age_seconds", "Time since the last census."),
-		jobs:     desc("restante_delivery_jobs", "Unfinished delivery jobs in River's table, by state. The same on every replica.", "state"),
+		jobs:     desc("restante_unfinished_delivery_jobs", "Delivery jobs in River's table that are not finished, by state. The same on every replica.", "state"),
 	}
 }
 
@@ -87,11 +87,18 @@ func (c *censusCollector) Collect(ch chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
+	// None in a state is a zero, not an absence: that is for when the database
+	// cannot be asked.
+	jobs := map[string]int64{"available": 0, "running": 0, "scheduled": 0, "retryable": 0}
 	var state string
 	var count int64
-	// A row that fails ends the loop; what was sent stands.
-	_, _ = pgx.ForEachRow(rows, []any{&state, &count}, func() error {
-		gauge(c.jobs, float64(count), state)
+	if _, err := pgx.ForEachRow(rows, []any{&state, &count}, func() error {
+		jobs[state] = count
 		return nil
-	})
+	}); err != nil {
+		return
+	}
+	for state, count := range jobs {
+		gauge(c.jobs, float64(count), state)
+	}
 }

@@ -36,12 +36,15 @@ restante_pending_messages 3
 # HELP restante_pending_users Users with messages that nobody has confirmed, at the last census. The same on every replica.
 # TYPE restante_pending_users gauge
 restante_pending_users 2
-# HELP restante_delivery_jobs Unfinished delivery jobs in River's table, by state. The same on every replica.
-# TYPE restante_delivery_jobs gauge
-restante_delivery_jobs{state="available"} 2
+# HELP restante_unfinished_delivery_jobs Delivery jobs in River's table that are not finished, by state. The same on every replica.
+# TYPE restante_unfinished_delivery_jobs gauge
+restante_unfinished_delivery_jobs{state="available"} 2
+restante_unfinished_delivery_jobs{state="retryable"} 0
+restante_unfinished_delivery_jobs{state="running"} 0
+restante_unfinished_delivery_jobs{state="scheduled"} 0
 `
 	if err := testutil.GatherAndCompare(registry, strings.NewReader(want),
-		"restante_lanes", "restante_pending_messages", "restante_pending_users", "restante_delivery_jobs"); err != nil {
+		"restante_lanes", "restante_pending_messages", "restante_pending_users", "restante_unfinished_delivery_jobs"); err != nil {
 		t.Error(err)
 	}
 }

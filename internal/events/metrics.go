@@ -37,5 +37,13 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	}
 	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds,
 		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.expired, m.trimmed)
+	// Every series exists from the start: a rate over one that appears with its
+	// first error misses that error.
+	for _, reason := range []string{"overloaded", "lost_race", "unavailable", "outcome_unknown", "data"} {
+		m.appendErrors.WithLabelValues(reason)
+	}
+	for _, source := range []string{"tail", "log"} {
+		m.reads.WithLabelValues(source)
+	}
 	return m
 }

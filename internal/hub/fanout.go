@@ -88,6 +88,9 @@ func NewFanout(cfg FanoutConfig) *Fanout {
 		reconnects: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_listener_connects_total", Help: "Times the LISTEN connection was established."}),
 	}
 	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.listenerUp, m.reconnects)
+	for _, result := range []string{"ok", "failed"} {
+		m.sent.WithLabelValues(result)
+	}
 	return &Fanout{
 		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, resync: cfg.Resync, logger: cfg.Logger,
 		metrics: m, pending: map[string]int64{}, ready: make(chan struct{}, 1),

@@ -1,6 +1,10 @@
 package hub
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"restante/internal/events"
+)
 
 type metrics struct {
 	sessions      *prometheus.GaugeVec
@@ -43,5 +47,16 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	}
 	reg.MustRegister(m.sessions, m.opened, m.closed, m.refused, m.wakes, m.written, m.gaps, m.writeDelay, m.ackDelay,
 		m.readFailures, m.sweepFound, m.sweepSeconds, m.beats, m.lapses, m.reattached, m.presenceFixed)
+	// Every series whose labels are known exists from the start: a rate over one
+	// that appears with its first error misses that error.
+	for _, source := range []string{FromCommit, FromNotify, FromJob, fromSweep} {
+		m.wakes.WithLabelValues(source)
+	}
+	for _, err := range []error{ErrDraining, ErrTooManySessions, events.ErrUnavailable} {
+		m.refused.WithLabelValues(refusal(err))
+	}
+	for _, result := range []string{"ok", "failed"} {
+		m.beats.WithLabelValues(result)
+	}
 	return m
 }

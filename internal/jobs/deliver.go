@@ -47,6 +47,9 @@ func newDeliverWorker(cfg Config) *deliverWorker {
 		}, []string{"outcome"}),
 	}
 	cfg.Metrics.MustRegister(w.outcomes)
+	for _, outcome := range []string{"idle", "parked", "woken", "early", "duplicate", "error"} {
+		w.outcomes.WithLabelValues(outcome)
+	}
 	return w
 }
 

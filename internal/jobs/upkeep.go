@@ -95,6 +95,11 @@ func addUpkeep(workers *river.Workers, cfg Config) error {
 		Name: "restante_upkeep_jobs_total", Help: "Runs of periodic jobs, by kind and result.",
 	}, []string{"kind", "result"})
 	cfg.Metrics.MustRegister(runs)
+	for _, args := range []river.JobArgs{trimArgs{}, purgeArgs{}, reconcileArgs{}, reapArgs{}, censusArgs{}} {
+		for _, result := range []string{"ok", "failed"} {
+			runs.WithLabelValues(args.Kind(), result)
+		}
+	}
 	return errors.Join(
 		river.AddWorkerSafely(workers, &worker[trimArgs]{timeout: trimTimeout, work: u.trim, runs: runs}),
 		river.AddWorkerSafely(workers, &worker[purgeArgs]{timeout: upkeepTimeout, work: u.purge, runs: runs}),
