@@ -47,14 +47,20 @@ func devFlags(dir string) []string {
 func startDevelopment(t testing.TB, dir string) *development {
 	t.Helper()
 	d := &development{process: start(t, nil, "server", devFlags(dir)...), dir: dir}
+	d.learn()
+	return d
+}
+
+// learn reads the addresses from the banner, and the key from the state.
+func (d *development) learn() {
+	d.t.Helper()
 	banner := d.says(d.stdout, `page +(http://\S+)[^\n]*\n +gateway +(http://\S+)\n +issuer +(http://\S+)[^\n]*\n +admin +(http://\S+)`)
 	d.page, d.gateway, d.issuer, d.admin = banner[1], banner[2], banner[3], banner[4]
-	key, err := os.ReadFile(filepath.Join(dir, "api-key"))
+	key, err := os.ReadFile(filepath.Join(d.dir, "api-key"))
 	if err != nil {
-		t.Fatal(err)
+		d.t.Fatal(err)
 	}
 	d.key = strings.TrimSpace(string(key))
-	return d
 }
 
 // env is what a user of other ports than the usual ones would export.
