@@ -47,8 +47,11 @@ func (w *world) snapshot(ctx context.Context) ([]row, error) {
 
 // monitor watches the invariants.
 type monitor struct {
-	w       *world
-	blind   func() bool // the database may be away
+	w     *world
+	blind func() bool // the database may be away
+
+	behindAtMost time.Duration
+
 	users   map[string]*user
 	polls   int
 	parked  time.Duration // the longest that a lane was seen parked under a live session
@@ -60,7 +63,7 @@ type monitor struct {
 // watch starts the monitor; its stop waits for it.
 func (w *world) watch() *monitor {
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &monitor{w: w, users: map[string]*user{}, stop: cancel, blind: func() bool { return false }}
+	m := &monitor{w: w, users: map[string]*user{}, stop: cancel, blind: func() bool { return false }, behindAtMost: behindAtMost}
 	for _, u := range w.users {
 		m.users[u.name] = u
 	}
@@ -131,7 +134,7 @@ func (m *monitor) judge(u *user, l *link, r row, now time.Time) {
 	// A client that holds acks back may have filled its window.
 	behind := lasts(&l.behindSince, last < r.Head && !holding)
 	m.behind = max(m.behind, behind)
-	if behind > behindAtMost {
+	if behind > m.behindAtMost {
 		m.w.violate("I6: user %s: a session stands at %d of %d, and has been behind for %s", u.name, last, r.Head, behind)
 		l.behindSince = time.Time{}
 	}
