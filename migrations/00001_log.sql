@@ -83,7 +83,9 @@ CREATE UNLOGGED TABLE census (
     owed             bigint NOT NULL,
     parked           bigint NOT NULL,
     pending_users    bigint NOT NULL,
-    pending_messages bigint NOT NULL
+    pending_messages bigint NOT NULL,
+    -- how long the oldest pending message of a connected user has been waiting
+    pending_seconds  double precision NOT NULL
 );
 
 -- Back ends' API keys. The secret is random (256 bits), so one SHA-256 of it is

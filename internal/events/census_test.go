@@ -48,3 +48,82 @@ restante_unfinished_delivery_jobs{state="scheduled"} 0
 		t.Error(err)
 	}
 }
+
+// TestCensusTellsHowLongSomebodyConnectedWaits: what waits for users who are away
+// may be old, and a message is not late before there is somebody to take it.
+func TestCensusTellsHowLongSomebodyConnectedWaits(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(log.CensusCollector())
+	oldest := func() float64 {
+		t.Helper()
+		if err := log.TakeCensus(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return gauge(t, registry, "restante_pending_oldest_seconds")
+	}
+	between := func(what string, low, high float64) {
+		t.Helper()
+		if got := oldest(); got < low || got > high {
+			t.Errorf("%s: the oldest waits for %v s, want %v to %v", what, got, low, high)
+		}
+	}
+	between("nothing at all", 0, 0)
+	for _, user := range []string{"ann", "ann", "bob"} {
+		log.post(t, user, "x")
+	}
+	log.exec(t, `UPDATE events SET created_at = now() - CASE WHEN user_id = 'ann' THEN interval '1 hour' * (3 - seq) ELSE interval '1 week' END`)
+	between("everybody is away", 0, 0)
+
+	log.beat(t, "one")
+	log.attach(t, "s1", "ann")
+	between("ann has just come", 0, 60)
+	log.exec(t, `UPDATE sessions SET connected_at = now() - interval '10 hours'`)
+	between("ann has been here since before the first message", 7200, 7260)
+	log.attach(t, "s2", "ann")
+	between("ann's second device", 7200, 7260)
+	log.exec(t, `UPDATE streams SET acked = 1, lane = 0 WHERE user_id = 'ann'`)
+	between("the first is confirmed, and the lane is wrong", 3600, 3660)
+	log.exec(t, `UPDATE replicas SET heartbeat_at = now() - interval '1 minute'`)
+	between("the replica is dead", 0, 0)
+	log.beat(t, "one")
+	log.exec(t, `UPDATE sessions SET connected_at = now() + interval '1 hour'`)
+	between("the replica's clock is ahead", 0, 0)
+}
+
+func TestOverdueIsWhatNobodyRuns(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(log.CensusCollector())
+	log.post(t, "ann", "x")
+	log.post(t, "bob", "x")
+	if got := gauge(t, registry, "restante_delivery_overdue_seconds"); got != 0 {
+		t.Errorf("jobs that are due later: %v s", got)
+	}
+	log.exec(t, `UPDATE river_job SET scheduled_at = now() - interval '1 minute' WHERE args->>'user_id' = 'ann'`)
+	if got := gauge(t, registry, "restante_delivery_overdue_seconds"); got < 60 || got > 120 {
+		t.Errorf("a job that was due a minute ago: %v s", got)
+	}
+	log.exec(t, `UPDATE river_job SET state = 'running' WHERE args->>'user_id' = 'ann'`)
+	if got := gauge(t, registry, "restante_delivery_overdue_seconds"); got != 0 {
+		t.Errorf("it is running: %v s", got)
+	}
+}
+
+// gauge returns the value of a metric without labels.
+func gauge(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
