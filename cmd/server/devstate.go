@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -61,9 +62,35 @@ func (d *dev) apiKey(ctx context.Context) (string, error) {
 	return key, d.keep("api-key", key)
 }
 
+// clientEnvironment is what msg has to be told when things are not where it looks
+// for them by itself.
+func (d *dev) clientEnvironment() string {
+	var c config
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	c.define(fs)
+	var settings []string
+	for _, each := range []struct{ flag, env, address string }{
+		{"listen", "RESTANTE_URL", d.cfg.listen},
+		{"dev-issuer-listen", "RESTANTE_ISSUER", d.cfg.dev.issuerListen},
+		{"dev-sample-listen", "RESTANTE_SAMPLE_URL", d.cfg.dev.sampleListen},
+	} {
+		if each.address != fs.Lookup(each.flag).DefValue {
+			settings = append(settings, each.env+"=http://"+each.address)
+		}
+	}
+	if d.cfg.dev.dir != "" {
+		settings = append(settings, "DATABASE_URL='"+d.cfg.databaseURL+"'", "RESTANTE_API_KEY=$(cat "+filepath.Join(d.dir, "api-key")+")")
+	}
+	return strings.Join(settings, " ")
+}
+
 // announce says where everything is and what to do next, here and to a second
 // start.
 func (d *dev) announce() error {
+	var exports, same string
+	if where := d.clientEnvironment(); where != "" {
+		exports, same = "\n  export "+where, " export and"
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, `
 Restante is running.
@@ -76,18 +103,18 @@ Restante is running.
   API key      %s
 
 In another terminal:
-
+%s
   go run ./cmd/msg create-user -p 'Passw0rd!'
   eval `+"`go run ./cmd/msg auth -p 'Passw0rd!'`"+`
   go run ./cmd/msg connect-websocket
 
-and in a third one, after the same eval:
+and in a third one, after the same%s eval:
 
   go run ./cmd/msg send-message "Asynchronous is cool" -w 5
 
 Ctrl-C stops everything; messages, users and keys are kept in %s
 `, d.url(d.listeners.sample), d.url(d.listeners.public), d.url(d.listeners.issuer), d.url(d.listeners.admin),
-		d.cfg.databaseURL, filepath.Join(d.dir, "api-key"), d.dir)
+		d.cfg.databaseURL, filepath.Join(d.dir, "api-key"), exports, same, d.dir)
 	if _, err := fmt.Fprintln(d.out, b.String()); err != nil {
 		return err
 	}
