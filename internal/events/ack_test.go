@@ -86,15 +86,20 @@ func TestAckOfALockedStreamDoesNotStopOthers(t *testing.T) {
 func TestLastAcksAreWrittenAtTheEnd(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
-	log.post(t, "al", "x")
-	t.Run("a replica that stops", func(t *testing.T) {
-		stopping := startLogOn(t, log.durable.Config().ConnString())
-		release := holdLock(t, log, "al")
-		stopping.Ack("al", 1)
-		log.waiting(t, 1)
-		t.Cleanup(release) // runs before the replica stops
-	})
-	if acked := log.acked(t, "al"); acked != 1 {
-		t.Errorf("acked %d", acked)
+	for i := range 5 { // whether the loop sees first that it has to stop is chance
+		slow, late := fmt.Sprint("slow", i), fmt.Sprint("late", i)
+		log.post(t, slow, "x")
+		log.post(t, late, "x")
+		t.Run("a replica that stops", func(t *testing.T) {
+			stopping := startLogOn(t, log.durable.Config().ConnString())
+			release := holdLock(t, log, slow)
+			stopping.Ack(slow, 1)
+			log.waiting(t, 1)
+			stopping.Ack(late, 1)
+			t.Cleanup(release) // runs just before the replica is stopped
+		})
+		if acked := log.acked(t, late); acked != 1 {
+			t.Errorf("acked %d", acked)
+		}
 	}
 }
