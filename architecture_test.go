@@ -34,20 +34,24 @@ var allowed = map[string][]string{
 	"internal/coretest": {"internal/database", "internal/events", "internal/hub", "internal/jobs"},
 	"internal/checker":  {},
 
-	"migrations": {},
+	"migrations":         {},
+	"internal/buildinfo": {},
 
 	"cmd/server": {
-		"internal/api", "internal/database", "internal/events", "internal/hub", "internal/identity", "internal/jobs",
+		"internal/api", "internal/buildinfo", "internal/database", "internal/events", "internal/hub", "internal/identity", "internal/jobs",
 		"internal/publishers", "internal/tokens", "internal/ws", "migrations",
 		"internal/devstack", "internal/sample", // -dev only
 	},
-	"cmd/migrate": {"migrations"},
-	"cmd/msg":     {"internal/publishers", "internal/tokens"},
+	"cmd/migrate": {"internal/buildinfo", "migrations"},
+	"cmd/msg":     {"internal/buildinfo", "internal/publishers", "internal/tokens"},
 	"cmd/sample":  {"internal/identity", "internal/sample"},
 	"cmd/bench": {
 		"cmd/bench/floor", "internal/checker", "internal/devstack", "internal/publishers", "internal/tokens", "migrations",
 	},
 	"cmd/bench/floor": {},
+
+	// In the place of an identity provider, when deploy/compose.yaml is tested.
+	"deploy/test/devissuer": {"internal/devstack"},
 }
 
 func TestImportsFollowTheArchitecture(t *testing.T) {

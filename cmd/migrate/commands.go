@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"restante/internal/buildinfo"
 	"restante/migrations"
 )
 
@@ -83,26 +83,8 @@ func judge(have, needed int) string {
 
 func version(_ context.Context, o options) error {
 	river, log := migrations.Wanted()
-	fmt.Fprintf(o.stdout, "restante-migrate %s\nriver schema %d\nlog schema %d\n", buildVersion(), river, log)
+	fmt.Fprintf(o.stdout, "restante-migrate %s\nriver schema %d\nlog schema %d\n", buildinfo.Read(), river, log)
 	return nil
-}
-
-// buildVersion is the module's version and, from a checkout, its commit.
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "(unknown)"
-	}
-	text := info.Main.Version
-	if text == "" {
-		text = "(devel)"
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" && text == "(devel)" {
-			text += " " + setting.Value[:min(len(setting.Value), 12)]
-		}
-	}
-	return text
 }
 
 func newEpoch(ctx context.Context, o options) error {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strings"
 	"time"
 )
 
@@ -36,7 +38,8 @@ Commands:
 
 Flags:
 
-  -database-url URL   the database (default: the environment's DATABASE_URL)
+  -database-url URL   the database (default: the environment's DATABASE_URL, or
+                      what is in the file that DATABASE_URL_FILE names)
   -timeout DURATION   give up after this long, waiting for others included
                       (default 5m0s; 0 means never)
   -yes                new-epoch: do it
@@ -146,6 +149,13 @@ func parse(args []string, getenv func(string) string) (name string, timeout time
 	}
 	if o.databaseURL == "" {
 		o.databaseURL = getenv("DATABASE_URL")
+	}
+	if file := getenv("DATABASE_URL_FILE"); o.databaseURL == "" && file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", 0, options{}, fmt.Errorf("DATABASE_URL_FILE: %w", err)
+		}
+		o.databaseURL = strings.TrimSpace(string(text))
 	}
 	if o.databaseURL == "" && name != "version" {
 		return "", 0, options{}, errors.New("which database? Set DATABASE_URL or -database-url, for example postgres://user:password@host:5432/restante")

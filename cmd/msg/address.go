@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
@@ -63,10 +64,26 @@ func (e *env) fromState(name string) (string, error) {
 	return strings.TrimSpace(string(text)), err
 }
 
+// secret is the value of a variable, or what is in the file that NAME_FILE names.
+func (e *env) secret(name string) (string, error) {
+	if value := e.getenv(name); value != "" {
+		return value, nil
+	}
+	file := e.getenv(name + "_FILE")
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("%s_FILE: %w", name, err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
 // apiKey finds the key that back ends use.
 func (e *env) apiKey() (string, error) {
-	if key := e.getenv("RESTANTE_API_KEY"); key != "" {
-		return key, nil
+	if key, err := e.secret("RESTANTE_API_KEY"); key != "" || err != nil {
+		return key, err
 	}
 	key, err := e.fromState("api-key")
 	if err != nil {
@@ -81,8 +98,8 @@ func (e *env) apiKey() (string, error) {
 
 // databaseURL finds the database for commands that work on it directly.
 func (e *env) databaseURL() (string, error) {
-	if u := e.getenv("DATABASE_URL"); u != "" {
-		return u, nil
+	if u, err := e.secret("DATABASE_URL"); u != "" || err != nil {
+		return u, err
 	}
 	u, err := e.fromState("database-url")
 	if err != nil {

@@ -88,8 +88,28 @@ type request struct {
 func httpClient() *http.Client {
 	return &http.Client{
 		Timeout:       requestTimeout,
+		Transport:     transport(),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// transport looks NAME.localhost up on this machine when the resolver does not
+// know it: browsers do so by themselves (RFC 6761), resolvers of some systems do
+// not, and the issuer of deploy/compose.yaml has such a name.
+func transport() http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	dialer := &net.Dialer{Timeout: requestTimeout}
+	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, address)
+		var dns *net.DNSError
+		if host, port, cut := net.SplitHostPort(address); cut == nil && strings.HasSuffix(host, ".localhost") && errors.As(err, &dns) {
+			return dialer.DialContext(ctx, network, net.JoinHostPort("localhost", port))
+		}
+		return conn, err
+	}
+	// One command makes a handful of requests, each with a transport of its own.
+	t.DisableKeepAlives = true
+	return t
 }
 
 // call sends r and decodes a 2xx answer into out, which may be nil.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,15 +30,18 @@ database: DATABASE_URL, or the development gateway's own.
   msg keys create -name billing                        may publish, for every user
   msg keys create -name support -scopes read           may only look
   msg keys create -name shop -user-prefix shop-        only for users whose id begins so
+  msg keys create -name shop -file /run/shop-key       into a file, unless it has a good one
   msg keys list
   msg keys revoke KEYID
 
 create prints the key on standard output, this one time: the database has only
-its hash. A revoked key is refused within seconds, on every replica. To rotate:
+its hash. With -file it writes it there instead; a key that is there already and in
+force is kept, so that a deploy can run this every time. A revoked key is refused within seconds, on every replica. To rotate:
 create, give the new key to the back end, revoke the old one.`,
 		prepare: func(e *env, f *flags) action {
 			name := f.String("name", "", "`name` of the back end, for people")
 			scopes := f.String("scopes", "publish", "`list` of what the key may do, with commas: publish, read")
+			file := f.String("file", "", "with create: write the key to this `file` and print nothing")
 			prefix := f.String("user-prefix", "", "only users whose id begins with this `text`")
 			return func(ctx context.Context, args []string) error {
 				if len(args) == 0 {
@@ -46,6 +51,8 @@ create, give the new key to the back end, revoke the old one.`,
 				switch {
 				case what == "create" && *name == "":
 					return usagef("give the key a name: -name billing")
+				case what != "create" && *file != "":
+					return usagef("-file goes with create")
 				case what == "revoke" && len(args) != 1:
 					return usagef("revoke needs the id of one key; msg keys list shows them")
 				case what != "create" && what != "list" && what != "revoke":
@@ -56,7 +63,11 @@ create, give the new key to the back end, revoke the old one.`,
 				return keysError(e.withKeys(ctx, func(ctx context.Context, keys *publishers.Keys) error {
 					switch what {
 					case "create":
-						return e.createKey(ctx, keys, *name, splitScopes(*scopes), *prefix)
+						k := newKey{*name, splitScopes(*scopes), *prefix}
+						if *file != "" {
+							return e.keepKey(ctx, keys, k, *file)
+						}
+						return e.createKey(ctx, keys, k)
 					case "revoke":
 						return e.revokeKey(ctx, keys, args[0])
 					default:
@@ -128,14 +139,44 @@ func firstLine(err error) string {
 	return line
 }
 
-func (e *env) createKey(ctx context.Context, keys *publishers.Keys, name string, scopes []string, prefix string) error {
-	publisher, key, err := keys.Create(ctx, name, scopes, prefix)
+// newKey is what keys create was asked for.
+type newKey struct {
+	name   string
+	scopes []string
+	prefix string // of the users' ids
+}
+
+func (e *env) createKey(ctx context.Context, keys *publishers.Keys, k newKey) error {
+	publisher, key, err := keys.Create(ctx, k.name, k.scopes, k.prefix)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(e.stdout, key)
 	e.say("This is the key of %s (%s), with id %s. It is shown this one time.\nBack ends send it as: Authorization: Bearer KEY. For msg: export RESTANTE_API_KEY=KEY",
 		printable(publisher.Name), strings.Join(publisher.Scopes, ", "), publisher.KeyID)
+	return nil
+}
+
+// keepKey leaves a good key in the file, the one that is there if it is good.
+func (e *env) keepKey(ctx context.Context, keys *publishers.Keys, k newKey, file string) error {
+	old, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		_, err := keys.Authenticate(ctx, strings.TrimSpace(string(old)))
+		if !errors.Is(err, publishers.ErrRejected) {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	publisher, key, err := keys.Create(ctx, k.name, k.scopes, k.prefix)
+	if err != nil {
+		return err
+	}
+	if err := writeSecret(file, key); err != nil {
+		return err
+	}
+	e.say("The key of %s (%s), with id %s, is in %s.", printable(publisher.Name), strings.Join(publisher.Scopes, ", "), publisher.KeyID, file)
 	return nil
 }
 

@@ -45,6 +45,44 @@ func TestKeys(t *testing.T) {
 	b.want(2, "", "needs the id of one key", "keys", "revoke")
 }
 
+func TestKeysCreateKeepsAGoodKeyInItsFile(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	b := newBench(t, nil)
+	dir := t.TempDir()
+	b.env["DATABASE_URL_FILE"] = filepath.Join(dir, "database-url")
+	b.want(1, "", "DATABASE_URL_FILE: open", "keys", "list")
+	if err := os.WriteFile(b.env["DATABASE_URL_FILE"], []byte(db.URL+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "api-key")
+	create := func() string {
+		t.Helper()
+		b.want(0, "", "", "keys", "create", "-name", "sample", "-file", file)
+		if b.stdout.String() != "" {
+			t.Error("the key is printed too")
+		}
+		key, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(key)
+	}
+	first := create()
+	if again := create(); again != first {
+		t.Error("a good key was replaced")
+	}
+	b.want(0, "", "is revoked", "keys", "revoke", first)
+	second := create()
+	if second == first {
+		t.Error("a revoked key was kept")
+	}
+	if p, err := publishers.New(db.Pool, nil).Authenticate(t.Context(), second); err != nil || p.Name != "sample" {
+		t.Errorf("the key is that of %+v, %v", p, err)
+	}
+	b.want(2, "", "-file goes with create", "keys", "list", "-file", file)
+}
+
 func TestKeysWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)

@@ -3,7 +3,7 @@
 //
 // It keeps the command names and options of the seed (create-user, auth,
 // connect-websocket, send-message) and adds what a publisher or an operator
-// needs: publish, message, status, keys, keyring.
+// needs: publish, message, status, keys, keyring, secrets.
 //
 // What a program may want to read goes to standard output: messages as they
 // arrive, the export line of auth, a new key. Everything said to a person goes
@@ -22,6 +22,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"restante/internal/buildinfo"
 )
 
 func main() {
@@ -63,7 +65,7 @@ func commands() []command {
 	return []command{
 		createUserCommand(), authCommand(), connectCommand(), sendCommand(),
 		publishCommand(), messageCommand(), statusCommand(),
-		keysCommand(), keyringCommand(),
+		keysCommand(), keyringCommand(), secretsCommand(),
 	}
 }
 
@@ -84,6 +86,9 @@ func run(ctx context.Context, args []string, e *env) int {
 	}
 	name, rest := args[0], args[1:]
 	switch name {
+	case "-version", "--version", "version":
+		fmt.Fprintln(e.stdout, "restante-msg", buildinfo.Read())
+		return 0
 	case "-h", "-help", "--help":
 		overview(e.stdout)
 		return 0
@@ -158,5 +163,7 @@ Where things are, unless the environment says otherwise:
   RESTANTE_API_KEY     in development the gateway's own, else none
   ID_TOKEN             set by: eval "$(msg auth -p PASSWORD)"
   DATABASE_URL         for keys; in development the gateway's own
+
+RESTANTE_API_KEY_FILE and DATABASE_URL_FILE name files with those two.
 `)
 }

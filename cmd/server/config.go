@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 
@@ -18,10 +19,11 @@ type config struct {
 	adminListen    string
 	allowedOrigins string
 
-	databaseURL string
-	waitForDB   bool
-	durableMax  int
-	relaxedMax  int
+	databaseURL     string
+	databaseURLFile string
+	waitForDB       bool
+	durableMax      int
+	relaxedMax      int
 
 	oidcIssuer        string
 	oidcAudience      string
@@ -56,6 +58,7 @@ type config struct {
 
 	logLevel slog.Level
 	version  bool
+	health   string
 
 	dev devConfig
 }
@@ -93,6 +96,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.allowedOrigins, "allowed-origins", "", "`origins` whose pages may ask for tokens and connect, separated by commas; * for any")
 
 	fs.StringVar(&c.databaseURL, "database-url", "", "Postgres `URL` (environment: DATABASE_URL)")
+	fs.StringVar(&c.databaseURLFile, "database-url-file", "", "`file` with that URL, for it carries a password (environment: DATABASE_URL_FILE)")
 	fs.BoolVar(&c.waitForDB, "wait-for-db", false, "at start, wait for Postgres and for its schema instead of giving up")
 	fs.IntVar(&c.durableMax, "db-durable-conns", 4, "connections for appends and reads")
 	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else (three more are held outside the pools)")
@@ -130,6 +134,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 
 	fs.TextVar(&c.logLevel, "log-level", slog.LevelInfo, "DEBUG, INFO, WARN or ERROR `level`")
 	fs.BoolVar(&c.version, "version", false, "print the version and exit")
+	fs.StringVar(&c.health, "health", "", "ask this `URL` and exit: 0 when it answers 200, else 1; the health check of a container (http://127.0.0.1:9090/readyz)")
 
 	fs.BoolVar(&c.dev.on, "dev", false, "development: start everything on this machine (never for production: well-known passwords, plain HTTP)")
 	fs.StringVar(&c.dev.dir, "dev-dir", "", "where -dev keeps its state; a `directory`, chosen for you if empty")
@@ -142,7 +147,9 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 		switch f.Name {
 		case "database-url":
 			env = "DATABASE_URL"
-		case "version":
+		case "database-url-file":
+			env = "DATABASE_URL_FILE"
+		case "version", "health":
 			env = ""
 		}
 		settings = append(settings, setting{f.Name, env})
@@ -175,7 +182,26 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	if fs.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
+	if err := c.readFiles(); err != nil {
+		return c, err
+	}
 	return c, c.validate()
+}
+
+// readFiles reads what was given as the name of a file.
+func (c *config) readFiles() error {
+	if c.databaseURLFile == "" || c.health != "" {
+		return nil
+	}
+	if c.databaseURL != "" {
+		return errors.New("both -database-url and -database-url-file are set: choose one")
+	}
+	text, err := os.ReadFile(c.databaseURLFile)
+	if err != nil {
+		return fmt.Errorf("read the database URL: %w", err)
+	}
+	c.databaseURL = strings.TrimSpace(string(text))
+	return nil
 }
 
 func (c *config) validate() error {
@@ -185,8 +211,11 @@ func (c *config) validate() error {
 			problems = append(problems, fmt.Errorf(format, args...))
 		}
 	}
+	if c.health != "" {
+		return nil // nothing else of it is used
+	}
 	if !c.dev.on && !c.version {
-		need(c.databaseURL != "", "no database: set -database-url or DATABASE_URL, or try -dev")
+		need(c.databaseURL != "", "no database: set -database-url or DATABASE_URL (or -database-url-file), or try -dev")
 		need(c.oidcIssuer != "", "no issuer of users' ID tokens: set -oidc-issuer, or try -dev")
 		need(c.tokenKeyring != "" || c.tokenKeys != "", "no keys for the tokens: set -token-keyring (make a file with: msg keyring new -file keys.json) or RESTANTE_TOKEN_KEYS")
 	}

@@ -17,8 +17,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
+
+	"restante/internal/buildinfo"
 )
 
 // Exit codes.
@@ -46,8 +47,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprintf(stderr, "server: %v\nRun 'server -h' for what can be set.\n", err)
 		return exitUsage
 	case cfg.version:
-		fmt.Fprintln(stdout, "restante", version())
+		fmt.Fprintln(stdout, "restante", buildinfo.Read())
 		return exitOK
+	case cfg.health != "":
+		return health(ctx, cfg.health, stdout, stderr)
 	}
 	logger := newLogger(cfg, stderr)
 	if cfg.dev.on {
@@ -68,24 +71,4 @@ func newLogger(cfg config, stderr io.Writer) *slog.Logger {
 		return slog.New(slog.NewTextHandler(stderr, options))
 	}
 	return slog.New(slog.NewJSONHandler(stderr, options))
-}
-
-// version is the module's version, or the commit it was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	revision, modified := "", ""
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			revision = s.Value
-		case "vcs.modified":
-			if s.Value == "true" {
-				modified = "+changes"
-			}
-		}
-	}
-	return fmt.Sprintf("%s %s%s %s", info.Main.Version, revision, modified, info.GoVersion)
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"restante/internal/buildinfo"
 )
 
 // serve runs one replica until ctx ends, and drains it.
@@ -67,7 +69,7 @@ func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
 	publicServer, adminServer := r.server(r.api.Handler(), 30*time.Second), r.server(r.api.Admin(), 2*time.Minute)
 	g.Go(func() error { return serveHTTP(publicServer, public) })
 	g.Go(func() error { return serveHTTP(adminServer, admin) })
-	r.logger.Info("serving", "address", public.Addr().String(), "admin", admin.Addr().String(), "version", version())
+	r.logger.Info("serving", "address", public.Addr().String(), "admin", admin.Addr().String(), "version", buildinfo.Read().String())
 
 	select {
 	case <-ctx.Done():
