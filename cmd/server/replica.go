@@ -162,7 +162,8 @@ func (r *replica) wire(ctx context.Context) error {
 		return err
 	}
 	r.registry.MustRegister(r.log.CensusCollector(),
-		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed))
+		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed),
+		database.NewPostgresCollector(r.relaxed))
 
 	r.heart = hub.NewHeart(r.id, cfg.listen, connect, r.log.Heartbeat)
 	r.hub = hub.New(hub.Config{
