@@ -38,8 +38,7 @@ func TestPostgresCrashes(t *testing.T) {
 		}
 	}
 	var away atomic.Bool
-	monitor := w.watch()
-	monitor.blind = away.Load
+	monitor := w.watch(rules{behindAtMost: behindAtMost, blind: away.Load})
 	stopLoad := w.load(publishers)
 
 	const crashes = 3

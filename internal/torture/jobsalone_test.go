@@ -41,8 +41,8 @@ func deliverByJobs(t *testing.T, devices int, options coretest.Options) *world {
 	})
 	publishers, stopPublishing := w.publishers(8)
 	stopUpkeep := w.keepUp(longestJob)
-	monitor := w.watch()
-	monitor.behindAtMost = 20 * time.Second // a job looks every 5 s, and may have to be put back first
+	// A job looks every 5 s, and may have to be put back first.
+	monitor := w.watch(rules{behindAtMost: 20 * time.Second})
 	for _, u := range w.users {
 		for _, d := range u.devices {
 			d.want(true)
@@ -62,8 +62,9 @@ func deliverByJobs(t *testing.T, devices int, options coretest.Options) *world {
 	w.kills.Wait()
 	start := time.Now()
 	w.rest(time.Minute)
-	t.Logf("came to rest in %s; a session was behind for %s at most", time.Since(start), monitor.behind)
+	rested := time.Since(start)
 	monitor.end()
+	t.Logf("came to rest in %s; a session was behind for %s at most", rested, monitor.behind)
 	stopUpkeep()
 	w.audit()
 	return w

@@ -47,11 +47,8 @@ func (w *world) snapshot(ctx context.Context) ([]row, error) {
 
 // monitor watches the invariants.
 type monitor struct {
-	w     *world
-	blind func() bool // the database may be away
-
-	behindAtMost time.Duration
-
+	w       *world
+	rules   rules
 	users   map[string]*user
 	polls   int
 	parked  time.Duration // the longest that a lane was seen parked under a live session
@@ -60,10 +57,16 @@ type monitor struct {
 	stop    context.CancelFunc
 }
 
-// watch starts the monitor; its stop waits for it.
-func (w *world) watch() *monitor {
+// rules are what the monitor lets pass.
+type rules struct {
+	behindAtMost time.Duration
+	blind        func() bool // the database may be away; nil: never
+}
+
+// watch starts the monitor. What it has measured may be read after its end.
+func (w *world) watch(rules rules) *monitor {
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &monitor{w: w, users: map[string]*user{}, stop: cancel, blind: func() bool { return false }, behindAtMost: behindAtMost}
+	m := &monitor{w: w, users: map[string]*user{}, stop: cancel, rules: rules}
 	for _, u := range w.users {
 		m.users[u.name] = u
 	}
@@ -81,7 +84,7 @@ func (m *monitor) look(ctx context.Context) {
 	start := time.Now()
 	rows, err := m.w.snapshot(ctx)
 	if err != nil {
-		if ctx.Err() == nil && !m.blind() {
+		if ctx.Err() == nil && (m.rules.blind == nil || !m.rules.blind()) {
 			m.w.violate("the monitor cannot see: %v", err)
 		}
 		return
@@ -134,7 +137,7 @@ func (m *monitor) judge(u *user, l *link, r row, now time.Time) {
 	// A client that holds acks back may have filled its window.
 	behind := lasts(&l.behindSince, last < r.Head && !holding)
 	m.behind = max(m.behind, behind)
-	if behind > m.behindAtMost {
+	if behind > m.rules.behindAtMost {
 		m.w.violate("I6: user %s: a session stands at %d of %d, and has been behind for %s", u.name, last, r.Head, behind)
 		l.behindSince = time.Time{}
 	}

@@ -81,7 +81,7 @@ func TestTorture(t *testing.T) {
 	})
 	publishers, stopPublishing := w.publishers(16)
 	stopUpkeep := w.keepUp(longestJob)
-	monitor := w.watch()
+	monitor := w.watch(rules{behindAtMost: behindAtMost})
 
 	tortured := &run{world: w, publishers: publishers, tickets: make(chan struct{}, 6)}
 	start := time.Now()
@@ -127,7 +127,7 @@ func (t *run) take(n int) {
 				break
 			}
 		}
-		pause(time.Duration(r.Int64N(int64(2 * stepPace))))
+		pause(time.Duration(draw.Int64N(int64(2 * stepPace))))
 	}
 }
 
