@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -12,25 +14,58 @@ import (
 type bench struct {
 	ctx context.Context
 	options
-	env  *environment
-	load *load
+	env     *environment
+	load    *load
+	gateway *gateway // the load's target, nil if that is the floor
 	figures
 	stderr io.Writer
 }
 
+// measure runs one mode in an environment of its own.
+func measure(ctx context.Context, m mode, o options, stderr io.Writer) (f *figures, err error) {
+	e, err := newEnvironment(ctx, &o, stderr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, e.stop()) }()
+
+	// The heap of a load generator is small and its garbage plenty; collecting
+	// it less often leaves the CPU to what is measured.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	b, err := newBench(ctx, o, e, stderr)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.run(b); err != nil {
+		return nil, err
+	}
+	b.describe()
+	return &b.figures, nil
+}
+
 // newBench prepares the load; nothing is sent yet.
-func newBench(ctx context.Context, o options, e *environment, users int, stderr io.Writer) (*bench, error) {
+func newBench(ctx context.Context, o options, e *environment, stderr io.Writer) (*bench, error) {
+	b := &bench{ctx: ctx, options: o, env: e, stderr: stderr}
 	postTo, connectTo := e.servers, e.servers
-	if o.cross {
+	switch {
+	case o.cross:
 		postTo, connectTo = e.servers[:1], e.servers[1:]
+	case o.mode == "storm": // the first replica will not survive
+		postTo, connectTo = e.servers[1:], e.servers[:1]
+	}
+	users := o.users
+	if o.mode == "idle" || o.mode == "quiet" {
+		users = o.connections
 	}
 	var t target
 	if o.target == "floor" {
 		t = newFloorTarget(e.servers[0], users, e.db)
 	} else {
-		t = newGateway(postTo[0], connectTo, e.key, e.db, e.ids)
+		b.gateway = newGateway(postTo[0], connectTo, e.key, e.db, e.ids)
+		t = b.gateway
 	}
-	b := &bench{ctx: ctx, options: o, env: e, load: newLoad(t, postTo, users, o.size), stderr: stderr}
+	b.load = newLoad(t, postTo, users, o.size)
+	b.load.clients = o.clients()
 	return b, b.load.begin(ctx)
 }
 

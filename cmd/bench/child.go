@@ -21,6 +21,8 @@ type child struct {
 	log  string
 	done chan struct{} // closed when it has ended
 	err  error         // how; read after done
+
+	killed bool // by kill: it need not be stopped
 }
 
 func startChild(dir, name string, env []string, binary string, args ...string) (*child, error) {
@@ -82,8 +84,19 @@ func (c *child) said() []byte {
 	return bytes.TrimSpace(text[max(0, len(text)-2000):])
 }
 
+// kill ends the child as a crash would.
+func (c *child) kill() error {
+	c.killed = true
+	err := c.cmd.Process.Kill()
+	<-c.done
+	return err
+}
+
 // stop ends the child as a deploy would, and kills it if it does not go.
 func (c *child) stop() error {
+	if c.killed {
+		return nil
+	}
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}

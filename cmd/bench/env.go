@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ type environment struct {
 	database string
 	db       *pgxpool.Pool
 	servers  []string // host:port
+	gateways []*child // those of the servers that were started here
 	admins   []string // host:port of the gateways' admin listeners
 	pids     []int    // of the servers
 	postgres []int    // of Postgres, empty if it is not on this machine
@@ -225,14 +227,14 @@ func (e *environment) startGateways(ctx context.Context, o *options, dir string,
 	e.stops = append(e.stops, issuer.stop)
 	e.ids, e.issuer = issuer, issuer.url
 	for i := range o.replicas {
-		if err := e.startGateway(ctx, fmt.Sprint("gateway-", i), dir, binary, issuer.url, keyring); err != nil {
+		if err := e.startGateway(ctx, fmt.Sprint("gateway-", i), dir, binary, issuer.url, keyring, strings.Fields(o.flags)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *environment) startGateway(ctx context.Context, name, dir, binary, issuer, keyring string) error {
+func (e *environment) startGateway(ctx context.Context, name, dir, binary, issuer, keyring string, flags []string) error {
 	addr, err := freeAddress()
 	if err != nil {
 		return err
@@ -241,12 +243,13 @@ func (e *environment) startGateway(ctx context.Context, name, dir, binary, issue
 	if err != nil {
 		return err
 	}
-	c, err := startChild(dir, name, []string{"DATABASE_URL=" + e.database}, binary,
-		"-listen", addr, "-admin-listen", admin, "-oidc-issuer", issuer, "-oidc-audience", audience, "-token-keyring", keyring)
+	args := append([]string{"-listen", addr, "-admin-listen", admin, "-oidc-issuer", issuer, "-oidc-audience", audience, "-token-keyring", keyring}, flags...)
+	c, err := startChild(dir, name, []string{"DATABASE_URL=" + e.database}, binary, args...)
 	if err != nil {
 		return err
 	}
 	e.stops = append(e.stops, c.stop)
+	e.gateways = append(e.gateways, c)
 	e.servers, e.admins, e.pids = append(e.servers, addr), append(e.admins, admin), append(e.pids, c.pid())
 	return c.ready(ctx, func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, "GET", "http://"+admin+"/readyz", http.NoBody)
@@ -263,6 +266,12 @@ func (e *environment) startGateway(ctx context.Context, name, dir, binary, issue
 		}
 		return nil
 	})
+}
+
+// killGateway ends a gateway without a goodbye. It is not measured any more.
+func (e *environment) killGateway(i int) error {
+	e.pids, e.admins = slices.Delete(slices.Clone(e.pids), i, i+1), slices.Delete(slices.Clone(e.admins), i, i+1)
+	return e.gateways[i].kill()
 }
 
 // freeAddress returns a loopback address nobody listens on. Somebody else may

@@ -2,12 +2,8 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
 	"os"
 	"runtime"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"restante/internal/checker"
@@ -29,6 +25,10 @@ type figures struct {
 	CPU        *cpu           `json:"cpu,omitempty"`
 	Idle       *idled         `json:"idle,omitempty"`
 	Drain      *drained       `json:"drain,omitempty"`
+	Quiet      *quieted       `json:"quiet,omitempty"`
+	Storm      *stormed       `json:"storm,omitempty"`
+	Offline    *offlined      `json:"offline,omitempty"`
+	Soak       []soakSample   `json:"soak,omitempty"`
 	Refused    int64          `json:"refused"`    // posts answered with an error
 	Unanswered int64          `json:"unanswered"` // posts of unknown outcome
 	Reconnects int64          `json:"reconnects"`
@@ -73,52 +73,9 @@ func (b *bench) describe() {
 	}
 }
 
-// table writes the figures for people.
-func (f *figures) table(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%s\t"+format+"\n", append([]any{name}, args...)...)
-	}
-	row("run", "%s against %s, %d users, %d publishers, %v bytes, %v replica(s), %d CPUs", f.Mode, f.Target,
-		f.Settings["users"], f.Settings["publishers"], f.Settings["size"], f.Settings["replicas"], f.CPUs)
-	if f.Messages > 0 {
-		row("received", "%.0f messages/s (%d in %.1f s)", f.Rate, f.Messages, f.Seconds)
-	}
-	if f.Delivery != nil {
-		row("post to client", "%v", f.Delivery)
-		row("post to 202", "%v", f.Answer)
-	}
-	if f.CPU != nil {
-		row("CPU per message", "%.0f µs: server %.0f, Postgres %.0f", f.CPU.Both, f.CPU.Server, f.CPU.Postgres)
-	}
-	if d := f.Drain; d != nil {
-		row("backlog", "%d stored at %.0f/s; clients connected after %.2f s, acknowledgements in the database after %.2f s",
-			d.Stored, d.StoredPerSecond, d.ConnectSeconds, d.SettledSeconds)
-	}
-	if i := f.Idle; i != nil {
-		goroutines := ""
-		if i.GoroutinesEach > 0 {
-			goroutines = fmt.Sprintf(", %.2f goroutines", i.GoroutinesEach)
-		}
-		row("idle connection", "%.1f KiB resident%s (%d connections)", i.BytesEach/1024, goroutines, i.Connections)
-		row("idle CPU", "server %.2f %% of a core, Postgres %.2f %%, over %.0f s", i.ServerCorePercent, i.PostgresCorePercent, f.Seconds)
-	}
-	if f.Refused+f.Unanswered+f.Reconnects > 0 {
-		row("trouble", "%d posts refused, %d of unknown outcome, %d reconnects", f.Refused, f.Unanswered, f.Reconnects)
-	}
-	for _, text := range f.Errors {
-		row("", "%s", strings.TrimSpace(text))
-	}
-	row("verdict", "%v", f.Verdict)
-	return w.Flush()
-}
-
-func (s *spread) String() string {
-	return fmt.Sprintf("p50 %.2f ms, p90 %.2f, p99 %.2f, max %.2f", s.P50, s.P90, s.P99, s.Max)
-}
-
-func (f *figures) save(path string) error {
-	text, err := json.MarshalIndent(f, "", "  ")
+// save writes figures as JSON.
+func save(path string, figures any) error {
+	text, err := json.MarshalIndent(figures, "", "  ")
 	if err != nil {
 		return err
 	}

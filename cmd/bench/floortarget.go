@@ -46,6 +46,30 @@ func (f *floorTarget) request(buf []byte, user int, payload []byte) []byte {
 
 func (f *floorTarget) answer([]byte) (int64, error) { return 0, nil }
 
+func (f *floorTarget) requestGroup(buf []byte, users []int, payloads [][]byte) []byte {
+	var digits [20]byte
+	size := 0
+	for i, user := range users {
+		size += len(strconv.AppendInt(digits[:0], int64(user), 10)) + len(" ") + len(payloads[i]) + len("\n")
+	}
+	buf = append(buf, "POST /publish-group HTTP/1.1\r\nHost: "...)
+	buf = append(buf, f.server...)
+	buf = append(buf, "\r\nContent-Type: text/plain\r\nContent-Length: "...)
+	buf = strconv.AppendInt(buf, int64(size), 10)
+	buf = append(buf, "\r\n\r\n"...)
+	for i, user := range users {
+		buf = strconv.AppendInt(buf, int64(user), 10)
+		buf = append(buf, ' ')
+		buf = append(buf, payloads[i]...)
+		buf = append(buf, '\n')
+	}
+	return buf
+}
+
+func (f *floorTarget) answerGroup(seqs []int64, _ []byte, n int) ([]int64, error) {
+	return append(seqs, make([]int64, n)...), nil
+}
+
 func (f *floorTarget) open(ctx context.Context, user, buffer int) (*socket, error) {
 	return dialSocket(ctx, f.server, "/ws?user="+strconv.Itoa(user), "", buffer)
 }

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +21,7 @@ import (
 // gateway is Restante as a target, through its public API only: an API key to
 // post, an ID token and a single-use token to connect, restante.v1 to read.
 type gateway struct {
-	servers []string // addresses of the replicas that clients connect to
+	servers atomic.Pointer[[]string] // addresses of the replicas that clients connect to
 	db      *pgxpool.Pool
 	header  string // of every POST, up to the Content-Length
 	ids     identities
@@ -33,13 +34,18 @@ type identities interface {
 }
 
 func newGateway(postTo string, connectTo []string, key string, db *pgxpool.Pool, ids identities) *gateway {
-	return &gateway{
-		servers: connectTo, db: db, ids: ids,
+	g := &gateway{
+		db: db, ids: ids,
 		header: "POST /v1/messages HTTP/1.1\r\nHost: " + postTo + "\r\nAuthorization: Bearer " + key +
 			"\r\nContent-Type: application/json\r\nContent-Length: ",
 		web: &http.Client{Timeout: dialTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: openers, MaxConnsPerHost: openers}},
 	}
+	g.connectTo(connectTo)
+	return g
 }
+
+// connectTo is where clients connect from now on.
+func (g *gateway) connectTo(servers []string) { g.servers.Store(&servers) }
 
 func (g *gateway) request(buf []byte, user int, payload []byte) []byte {
 	const before, middle, after = `{"userId":"bench-`, `","message":`, `}`
@@ -64,8 +70,45 @@ func (g *gateway) answer(body []byte) (int64, error) {
 	return seq, nil
 }
 
+func (g *gateway) requestGroup(buf []byte, users []int, payloads [][]byte) []byte {
+	const before, middle, after = `{"userId":"bench-`, `","message":`, `},`
+	size := len("[]") - len(",")
+	var digits [20]byte
+	for i, user := range users {
+		size += len(before) + len(strconv.AppendInt(digits[:0], int64(user), 10)) + len(middle) + len(payloads[i]) + len(after)
+	}
+	buf = append(buf, g.header...)
+	buf = strconv.AppendInt(buf, int64(size), 10)
+	buf = append(buf, "\r\n\r\n["...)
+	for i, user := range users {
+		buf = append(buf, before...)
+		buf = strconv.AppendInt(buf, int64(user), 10)
+		buf = append(buf, middle...)
+		buf = append(buf, payloads[i]...)
+		buf = append(buf, after...)
+	}
+	buf[len(buf)-1] = ']' // instead of the last comma
+	return buf
+}
+
+func (g *gateway) answerGroup(seqs []int64, body []byte, n int) ([]int64, error) {
+	for rest := body; ; {
+		_, after, found := bytes.Cut(rest, []byte(`"seq":`))
+		if !found {
+			break
+		}
+		seq, after := leadingInt(after)
+		seqs, rest = append(seqs, seq), after
+	}
+	if len(seqs) != n {
+		return nil, fmt.Errorf("202 with %d seqs for %d messages: %.80q", len(seqs), n, body)
+	}
+	return seqs, nil
+}
+
 func (g *gateway) open(ctx context.Context, user, buffer int) (*socket, error) {
-	server := g.servers[user%len(g.servers)]
+	servers := *g.servers.Load()
+	server := servers[user%len(servers)]
 	token, err := g.token(ctx, server, user)
 	if err != nil {
 		return nil, fmt.Errorf("token of %s: %w", userName(user), err)

@@ -19,17 +19,22 @@ const openers = 32
 // load is one run: its publishers, its clients, what they saw, and the checker
 // that watches all of it.
 type load struct {
-	target target
-	postTo []string // addresses of the replicas that publishers post to
-	users  int
-	size   int // of a payload in bytes
+	target  target
+	postTo  []string // addresses of the replicas that publishers post to
+	users   int
+	clients int // of the users, those who connect: the first so many
+	size    int // of a payload in bytes
 
 	check *checker.Checker
 	began time.Time // all times of the run are counted from here
 
+	publishers                   atomic.Uint32 // made so far
 	posted, accepted, received   atomic.Int64
 	refused, unknown, reconnects atomic.Int64
-	delivery, answers            histogram // within the window
+	connected                    atomic.Int64 // clients, now
+	reopened                     atomic.Int64 // connections that took the place of a lost one
+	hold                         atomic.Bool  // clients confirm nothing
+	delivery, answers            histogram    // within the window
 	window                       struct{ from, to atomic.Int64 }
 
 	mu     sync.Mutex // guards errors
@@ -37,7 +42,7 @@ type load struct {
 }
 
 func newLoad(t target, postTo []string, users, size int) *load {
-	return &load{target: t, postTo: postTo, users: users, size: size, check: checker.New(), began: time.Now()}
+	return &load{target: t, postTo: postTo, users: users, clients: users, size: size, check: checker.New(), began: time.Now()}
 }
 
 // now is the run's clock in nanoseconds.
@@ -86,8 +91,9 @@ type publisher struct {
 	text   []byte // payload, reused
 }
 
+// publisher makes the i-th of a crowd, with a number that no other of the run has.
 func (l *load) publisher(i int) *publisher {
-	p := &publisher{load: l, id: uint32(i + 1), random: rand.New(rand.NewPCG(uint64(i), 0))}
+	p := &publisher{load: l, id: l.publishers.Add(1), random: rand.New(rand.NewPCG(uint64(i), 0))}
 	p.conn.addr = l.postTo[i%len(l.postTo)]
 	return p
 }
@@ -115,6 +121,12 @@ func (p *publisher) post(ctx context.Context, user int, sent int64) error {
 			return ctx.Err()
 		}
 	}
+	p.failed(name, m, status, body, err)
+	return pause(ctx, 20*time.Millisecond) // what just failed would fail again at once
+}
+
+// failed notes a message that was not answered 202.
+func (p *publisher) failed(name string, m checker.Message, status int, body []byte, err error) {
 	switch {
 	case err != nil:
 		p.check.Unknown(name, m)
@@ -129,7 +141,6 @@ func (p *publisher) post(ctx context.Context, user int, sent int64) error {
 		p.unknown.Add(1)
 		p.complain("post: %d: %.200s", status, body)
 	}
-	return pause(ctx, 20*time.Millisecond) // what just failed would fail again at once
 }
 
 // client is one user's connection.
@@ -154,9 +165,9 @@ func (c *clients) close() {
 	c.done.Wait()
 }
 
-// connect opens one connection for each user and reads it until the clients are
-// closed. When one fails while opening, all are closed. It counts in opened.
-func (l *load) connect(ctx context.Context, buffer int, opened *atomic.Int64) (*clients, error) {
+// connect opens a connection for each user with a client and reads it until they are
+// closed. When one fails while opening, all are closed.
+func (l *load) connect(ctx context.Context, buffer int) (*clients, error) {
 	reading, stop := context.WithCancel(ctx)
 	cs := &clients{stop: stop}
 	opening, fail := context.WithCancelCause(reading)
@@ -167,7 +178,7 @@ func (l *load) connect(ctx context.Context, buffer int, opened *atomic.Int64) (*
 		group.Go(func() {
 			for opening.Err() == nil {
 				user := int(next.Add(1)) - 1
-				if user >= l.users {
+				if user >= l.clients {
 					return
 				}
 				c := &client{load: l, user: user, buffer: buffer}
@@ -175,7 +186,6 @@ func (l *load) connect(ctx context.Context, buffer int, opened *atomic.Int64) (*
 					fail(fmt.Errorf("connect %s: %w", userName(user), err))
 					return
 				}
-				opened.Add(1)
 				cs.done.Go(func() { c.run(reading) })
 			}
 		})
@@ -192,8 +202,10 @@ func (c *client) open(ctx context.Context) (err error) {
 	c.seen = c.check.Connect(userName(c.user), checker.FromAcked)
 	if c.socket, err = c.target.open(ctx, c.user, c.buffer); err != nil {
 		c.seen.Closed()
+		return err
 	}
-	return err
+	c.connected.Add(1)
+	return nil
 }
 
 // run reads until the context ends and reconnects when the server lets go.
@@ -202,6 +214,7 @@ func (c *client) run(ctx context.Context) {
 		err := c.read(ctx)
 		c.socket.conn.Close()
 		c.seen.Closed()
+		c.connected.Add(-1)
 		if ctx.Err() != nil {
 			return
 		}
@@ -212,6 +225,7 @@ func (c *client) run(ctx context.Context) {
 				return
 			}
 			if err := c.open(ctx); err == nil {
+				c.reopened.Add(1)
 				break
 			}
 		}
@@ -249,7 +263,7 @@ func (c *client) read(ctx context.Context) error {
 				c.delivery.record(time.Duration(c.now() - sent))
 			}
 		}
-		if c.socket.in.Buffered() > 0 {
+		if c.socket.in.Buffered() > 0 || c.hold.Load() {
 			continue
 		}
 		c.seen.Confirmed(f.seq)
@@ -295,7 +309,7 @@ func (l *load) settled(ctx context.Context) ([]stream, error) {
 		}
 		behind := false
 		for _, s := range streams {
-			behind = behind || s.acked < s.head
+			behind = behind || s.user < l.clients && s.acked < s.head
 		}
 		if !behind || time.Now().After(until) {
 			return streams, nil

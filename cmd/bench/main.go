@@ -35,7 +35,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,7 +110,7 @@ func exit(err error, stderr io.Writer) int {
 	}
 }
 
-func runMode(ctx context.Context, m mode, args []string, stdout, stderr io.Writer) (err error) {
+func runMode(ctx context.Context, m mode, args []string, stdout, stderr io.Writer) error {
 	o, err := parseOptions(m, args, stderr)
 	if errors.Is(err, errHelp) {
 		return err
@@ -120,36 +119,19 @@ func runMode(ctx context.Context, m mode, args []string, stdout, stderr io.Write
 		return usageError{err}
 	}
 	o.progress = o.progress || isTerminal(stderr)
-	e, err := newEnvironment(ctx, &o, stderr)
+	f, err := measure(ctx, m, o, stderr)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, e.stop()) }()
-
-	// The heap of a load generator is small and its garbage plenty; collecting
-	// it less often leaves the CPU to what is measured.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
-	users := o.users
-	if m.name == "idle" {
-		users = o.connections
-	}
-	b, err := newBench(ctx, o, e, users, stderr)
-	if err != nil {
-		return err
-	}
-	if err := m.run(b); err != nil {
-		return err
-	}
-	b.describe()
-	if err := b.table(stdout); err != nil {
+	if err := f.table(stdout); err != nil {
 		return err
 	}
 	if o.json != "" {
-		if err := b.save(o.json); err != nil {
+		if err := save(o.json, f); err != nil {
 			return err
 		}
 	}
-	if !b.Verdict.Clean() {
+	if !f.Verdict.Clean() {
 		return errViolated
 	}
 	return nil

@@ -94,6 +94,21 @@ func TestModes(t *testing.T) {
 				t.Errorf("want 7 × 30 messages stored and received: %+v", f)
 			}
 		}},
+		{"batch", []string{"batch", "-users", "5", "-publishers", "4", "-group", "7", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
+			if f.Verdict.Accepted%7 != 0 || f.Rate == 0 {
+				t.Errorf("want groups of 7: %+v", f)
+			}
+		}},
+		{"part of the users connected", []string{"throughput", "-users", "1", "-connected", "1", "-publishers", "2", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
+			if f.Messages == 0 {
+				t.Errorf("no figures: %+v", f)
+			}
+		}},
+		{"quiet", []string{"quiet", "-connections", "20", "-settle", "0s", "-duration", "1s"}, func(t *testing.T, f figures) {
+			if f.Quiet == nil || f.Quiet.Connections != 20 || f.Verdict.Received != 20 {
+				t.Errorf("want 20 connections that get a message each: %+v", f)
+			}
+		}},
 		{"idle", []string{"idle", "-connections", "40", "-settle", "0s", "-duration", "1s"}, func(t *testing.T, f figures) {
 			if f.Idle == nil || f.Idle.Connections != 40 || f.Verdict.Received != 40 {
 				t.Errorf("want 40 connections that get a message each: %+v", f)
@@ -111,6 +126,48 @@ func TestModes(t *testing.T) {
 			}
 			if !strings.Contains(output, "in order, nothing lost") {
 				t.Errorf("the table has no verdict:\n%s", output)
+			}
+			tc.check(t, f)
+		})
+	}
+}
+
+// TestOwnServers runs the modes that fill, kill or trim, against gateways and a
+// PostgreSQL of their own.
+func TestOwnServers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the gateway and starts databases")
+	}
+	t.Parallel()
+	server := filepath.Join(t.TempDir(), "server")
+	if err := goBuild(t.Context(), server, "restante/cmd/server"); err != nil {
+		t.Fatal(err)
+	}
+	cases := []struct {
+		args  string
+		check func(t *testing.T, f figures)
+	}{
+		{"storm -replicas 2 -users 30 -backlog 5 -publishers 4", func(t *testing.T, f figures) {
+			if s := f.Storm; s == nil || s.Pending != 150 || f.Reconnects < 30 || s.SettledSeconds < s.ConnectedSeconds {
+				t.Errorf("want 150 messages to survive a replica: %+v %+v", s, f)
+			}
+		}},
+		{"offline -users 5 -publishers 4 -streams 3000 -jobs 1000 -duration 1s -warmup 0s -settle 0s", func(t *testing.T, f figures) {
+			if o := f.Offline; o == nil || o.Before.Rate == 0 || o.WithJobs.Rate == 0 || o.FetchJobs == 0 {
+				t.Errorf("no figures: %+v", o)
+			}
+		}},
+		{"soak -users 5 -publishers 4 -rate 100 -duration 2s -every 1s -warmup 0s", func(t *testing.T, f figures) {
+			if len(f.Soak) != 2 || len(f.Soak[0].Tables) != 3 || f.Soak[1].WALBytes == 0 {
+				t.Errorf("want two samples with three tables each: %+v", f.Soak)
+			}
+		}},
+	}
+	for _, tc := range cases {
+		t.Run(strings.Fields(tc.args)[0], func(t *testing.T) {
+			f, output := runBench(t, 0, append(strings.Fields(tc.args), "-server", server)...)
+			if v := f.Verdict; !v.Clean() || v.Accepted == 0 || v.Received < v.Accepted {
+				t.Errorf("want all accepted received, and no trouble:\n%s", output)
 			}
 			tc.check(t, f)
 		})

@@ -13,14 +13,35 @@ import (
 // modes are the load runs, in the order of the help text.
 func modes() []mode {
 	return []mode{
-		{"throughput", "How many messages a second get from publishers, each waiting for its 202, through to connected clients that acknowledge.",
-			"bench throughput -publishers 64 -users 200 -duration 10s", throughput},
-		{"latency", "How long a message takes from the moment it was due to be posted to its client, at a fixed rate.",
-			"bench latency -rate 500 -duration 20s", latency},
-		{"idle", "What an idle connection costs: resident memory, goroutines, CPU.",
-			"bench idle -connections 5000", idle},
-		{"drain", "How fast users who come back get what is pending for them.",
-			"bench drain -users 100 -backlog 1000", drain},
+		{name: "throughput", run: throughput,
+			summary: "How many messages a second get from publishers, each waiting for its 202, through to connected clients that acknowledge.",
+			example: "bench throughput -publishers 64 -users 200 -duration 10s"},
+		{name: "batch", run: batch, defaults: func(o *options) { o.publishers = 8 },
+			summary: "The same with many messages per POST.",
+			example: "bench batch -group 100 -publishers 8"},
+		{name: "latency", run: latency,
+			summary: "How long a message takes from the moment it was due to be posted to its client, at a fixed rate.",
+			example: "bench latency -rate 500 -duration 20s"},
+		{name: "idle", run: idle,
+			summary: "What an idle connection costs: resident memory, goroutines, CPU.",
+			example: "bench idle -connections 5000"},
+		{name: "quiet", run: quiet, defaults: func(o *options) { o.connections, o.duration, o.settle = 10_000, 30*time.Second, 15*time.Second },
+			summary: "What idle connections cause in PostgreSQL: write-ahead log and CPU, next to a gateway without any.",
+			example: "bench quiet -connections 10000 -duration 30s"},
+		{name: "drain", run: drain,
+			summary: "How fast users who come back get what is pending for them.",
+			example: "bench drain -users 100 -backlog 1000"},
+		{name: "storm", run: storm, own: true, defaults: func(o *options) { o.replicas, o.users, o.backlog = 3, 5000, 20 },
+			summary: "A replica that holds all connections is killed (SIGKILL) with messages pending: how long until the others have delivered everything.",
+			example: "bench storm -users 5000 -backlog 20 -replicas 3"},
+		{name: "offline", run: offline, own: true, defaults: func(o *options) { o.duration = 5 * time.Second },
+			summary: "Whether users who never connect cost anything but rows: publish rate, memory and River's fetch with and without a million of them.",
+			example: "bench offline -streams 1000000 -jobs 100000"},
+		{name: "soak", run: soak, own: true, defaults: func(o *options) {
+			o.duration, o.warmup, o.rate, o.flags = 3*time.Minute, 10*time.Second, 3000, "-retention 1m"
+		},
+			summary: "Whether anything grows: CPU per message, sizes, dead rows, write-ahead log and memory, sampled at a fixed rate while trim runs.",
+			example: "bench soak -rate 3000 -duration 20m -every 10s"},
 	}
 }
 
@@ -29,30 +50,37 @@ const clientBuffer = 16 << 10
 
 // connectAll connects every user's client.
 func (b *bench) connectAll(buffer int) (*clients, error) {
-	var opened atomic.Int64
 	ctx, done := context.WithCancel(b.ctx)
 	var progress sync.WaitGroup
 	if b.progress {
 		progress.Go(func() {
 			for pause(ctx, time.Second) == nil {
-				b.say("connected %d of %d", opened.Load(), b.load.users)
+				b.say("connected %d of %d", b.load.connected.Load(), b.load.clients)
 			}
 		})
 	}
-	readers, err := b.load.connect(b.ctx, buffer, &opened)
+	readers, err := b.load.connect(b.ctx, buffer)
 	done()
 	progress.Wait()
 	return readers, err
 }
 
 func throughput(b *bench) error {
+	return b.closedLoop(func(p *publisher) func(ctx context.Context) error {
+		return func(ctx context.Context) error { return p.post(ctx, p.random.IntN(p.users), p.now()) }
+	})
+}
+
+// closedLoop connects the clients and lets every publisher post again and again
+// as soon as it was answered.
+func (b *bench) closedLoop(poster func(p *publisher) func(ctx context.Context) error) error {
 	readers, err := b.connectAll(clientBuffer)
 	if err != nil {
 		return err
 	}
 	defer readers.close()
 	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
-		for p.post(ctx, p.random.IntN(p.users), p.now()) == nil {
+		for post := poster(p); post(ctx) == nil; {
 		}
 	})
 	defer writers.stop()
@@ -75,43 +103,23 @@ func latency(b *bench) error {
 		return err
 	}
 	defer readers.close()
-	// As long as the run: the pacer must never wait for publishers.
-	due := make(chan int64, int(float64(b.rate)*(b.warmup+b.duration).Seconds())+b.rate)
-	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
-		for at := range due {
-			if p.post(ctx, p.random.IntN(p.users), at) != nil {
-				return
-			}
-		}
-	})
-	pacing, stop := context.WithCancel(b.ctx)
-	paced := make(chan struct{})
-	go func() {
-		defer close(paced)
-		defer close(due)
-		pace(pacing, b.load, b.rate, due)
-	}()
-	defer func() {
-		stop()
-		<-paced
-		writers.stop()
-	}()
+	open := b.openLoop()
+	defer open.stop()
 	if err := b.watch(b.warmup, nil); err != nil {
 		return err
 	}
 	if err := b.window(b.duration); err != nil {
 		return err
 	}
-	stop()
-	<-paced
-	if late := len(due); late > b.publishers {
+	late := len(open.due)
+	open.stop()
+	if err := b.verdict(); err != nil {
+		return err
+	}
+	if late > b.publishers {
 		b.Errors = append(b.Errors, fmt.Sprintf("the server did not keep up: %d messages were due and not posted at the end", late))
 	}
-	writers.stop()
-	late := b.Errors
-	err = b.verdict()
-	b.Errors = append(late, b.Errors...)
-	return err
+	return nil
 }
 
 // pace puts the moments at which messages are due into the channel.
@@ -135,32 +143,11 @@ func pace(ctx context.Context, l *load, rate int, due chan<- int64) {
 // drain posts to users who are not there, then connects them all at once.
 func drain(b *bench) error {
 	l := b.load
-	total := int64(b.users) * int64(b.backlog)
-	var next atomic.Int64
 	started := time.Now()
-	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
-		for {
-			n := next.Add(1) - 1
-			if n >= total || p.post(ctx, int(n%int64(p.users)), p.now()) != nil {
-				return
-			}
-		}
-	})
-	defer writers.stop()
-	stored, took := make(chan struct{}), time.Duration(0)
-	go func() {
-		defer close(stored)
-		writers.group.Wait()
-		took = time.Since(started)
-	}()
-	if err := b.watch(time.Hour, stored); err != nil {
+	if err := b.fillBacklog(); err != nil {
 		return err
 	}
-	select {
-	case <-stored:
-	default:
-		return errors.New("the backlog is not stored after an hour")
-	}
+	took := time.Since(started)
 	d := &drained{Stored: l.accepted.Load(), StoredPerSecond: float64(l.accepted.Load()) / took.Seconds()}
 	b.Drain = d
 
@@ -184,6 +171,35 @@ func drain(b *bench) error {
 	d.SettledSeconds = time.Since(back).Seconds()
 	b.CPU = cost.perMessage(b.Messages)
 	return b.verdict()
+}
+
+// fillBacklog posts -backlog messages to every user.
+func (b *bench) fillBacklog() error {
+	total := int64(b.users) * int64(b.backlog)
+	var next atomic.Int64
+	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
+		for {
+			n := next.Add(1) - 1
+			if n >= total || p.post(ctx, int(n%int64(p.users)), p.now()) != nil {
+				return
+			}
+		}
+	})
+	defer writers.stop()
+	stored := make(chan struct{})
+	go func() {
+		defer close(stored)
+		writers.group.Wait()
+	}()
+	if err := b.watch(time.Hour, stored); err != nil {
+		return err
+	}
+	select {
+	case <-stored:
+		return nil
+	default:
+		return errors.New("the backlog is not stored after an hour")
+	}
 }
 
 func idle(b *bench) error {
@@ -218,13 +234,18 @@ func idle(b *bench) error {
 		b.Idle.ServerCorePercent = 100 * server.Seconds() / b.Seconds
 		b.Idle.PostgresCorePercent = 100 * postgres.Seconds() / b.Seconds
 	}
-	// They must work, not only be open: each gets one message.
-	users := make(chan int, b.load.users)
-	for _, user := range rand.Perm(b.load.users) {
+	return b.touchAll()
+}
+
+// touchAll proves that connections work, and are not only open: each gets one
+// message.
+func (b *bench) touchAll() error {
+	users := make(chan int, b.load.clients)
+	for _, user := range rand.Perm(b.load.clients) {
 		users <- user
 	}
 	close(users)
-	writers := b.publish(min(b.publishers, b.load.users), func(ctx context.Context, p *publisher) {
+	writers := b.publish(min(b.publishers, b.load.clients), func(ctx context.Context, p *publisher) {
 		for user := range users {
 			if p.post(ctx, user, p.now()) != nil {
 				return

@@ -22,14 +22,20 @@ type options struct {
 	size        int
 	rate        int
 	connections int
+	connected   int
 	backlog     int
+	group       int
+	streams     int
+	jobs        int
 	duration    time.Duration
 	warmup      time.Duration
 	settle      time.Duration
+	every       time.Duration
 
 	replicas int
 	cross    bool
 	server   string
+	flags    string
 	dir      string
 	urls     string
 	database string
@@ -44,38 +50,63 @@ type options struct {
 
 // mode is one kind of run.
 type mode struct {
-	name    string
-	summary string
-	example string
-	run     func(*bench) error // nil for those that are not load runs
+	name     string
+	summary  string
+	example  string
+	defaults func(*options)     // changes the defaults of flags; nil for none
+	run      func(*bench) error // nil for those that are not load runs
+	own      bool               // only with servers that bench itself has started
 }
 
-// maxBacklog bounds what drain leaves pending in all.
-const maxBacklog = 5_000_000
+// commonDefaults are the values of flags that a mode leaves alone.
+func commonDefaults(m mode) options {
+	o := options{
+		mode: m.name, target: "restante", publishers: 64, users: 200, size: 256, rate: 500, connections: 5000,
+		backlog: 1000, group: 100, streams: 1_000_000, jobs: 100_000, replicas: 1,
+		duration: 10 * time.Second, warmup: 2 * time.Second, settle: 5 * time.Second, every: 5 * time.Second,
+	}
+	if m.defaults != nil {
+		m.defaults(&o)
+	}
+	return o
+}
+
+// Bounds of what a run leaves pending in all, and of the users that are
+// connected: each takes a descriptor here and one in its server.
+const (
+	maxBacklog   = 5_000_000
+	maxConnected = 50_000
+)
 
 var errHelp = errors.New("help was asked for")
 
 func parseOptions(m mode, args []string, out io.Writer) (options, error) {
-	o := options{mode: m.name}
+	o := commonDefaults(m)
 	flags := flag.NewFlagSet("bench "+m.name, flag.ContinueOnError)
 	flags.SetOutput(out)
 	flags.Usage = func() {
 		fmt.Fprintf(out, "%s\n\n  %s\n\nFlags:\n", m.summary, m.example)
 		flags.PrintDefaults()
 	}
-	flags.StringVar(&o.target, "target", "restante", "what to load: restante, or floor (the cheapest durable server, see bench floor -h)")
-	flags.IntVar(&o.publishers, "publishers", 64, "connections that post, one message at a time each")
-	flags.IntVar(&o.users, "users", 200, "users messages are posted to, each with one connected client")
-	flags.IntVar(&o.size, "size", 256, "bytes of a message")
-	flags.IntVar(&o.rate, "rate", 500, "latency: messages per second over all publishers")
-	flags.IntVar(&o.connections, "connections", 5000, "idle: connections to open")
-	flags.IntVar(&o.backlog, "backlog", 1000, "drain: messages pending per user before anybody connects")
-	flags.DurationVar(&o.duration, "duration", 10*time.Second, "how long to measure")
-	flags.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long to run before measuring")
-	flags.DurationVar(&o.settle, "settle", 5*time.Second, "idle: how long to leave the servers alone before their memory is read")
+	flags.StringVar(&o.target, "target", o.target, "what to load: restante, or floor (the cheapest durable server, see bench floor -h)")
+	flags.IntVar(&o.publishers, "publishers", o.publishers, "connections that post, one request at a time each")
+	flags.IntVar(&o.users, "users", o.users, "users messages are posted to, each with one connected client")
+	flags.IntVar(&o.connected, "connected", o.connected, "throughput, batch, soak: only so many of the users have a client (0: all)")
+	flags.IntVar(&o.size, "size", o.size, "bytes of a message")
+	flags.IntVar(&o.rate, "rate", o.rate, "latency, soak: messages per second over all publishers")
+	flags.IntVar(&o.group, "group", o.group, "batch: messages per POST")
+	flags.IntVar(&o.connections, "connections", o.connections, "idle, quiet: connections to open")
+	flags.IntVar(&o.backlog, "backlog", o.backlog, "drain, storm: messages pending per user")
+	flags.IntVar(&o.streams, "streams", o.streams, "offline: users with a pending message who never connect")
+	flags.IntVar(&o.jobs, "jobs", o.jobs, "offline: of those, users with a delivery job that is not due yet")
+	flags.DurationVar(&o.duration, "duration", o.duration, "how long to measure")
+	flags.DurationVar(&o.warmup, "warmup", o.warmup, "how long to run before measuring")
+	flags.DurationVar(&o.settle, "settle", o.settle, "idle, quiet, offline: how long to leave the servers alone before they are looked at")
+	flags.DurationVar(&o.every, "every", o.every, "soak: time between samples")
 
 	flags.StringVar(&o.server, "server", "", "gateway binary to start (default: go build ./cmd/server)")
-	flags.IntVar(&o.replicas, "replicas", 1, "gateway replicas to start")
+	flags.StringVar(&o.flags, "gateway-flags", o.flags, "more flags for the gateways that are started, separated by spaces")
+	flags.IntVar(&o.replicas, "replicas", o.replicas, "gateway replicas to start")
 	flags.BoolVar(&o.cross, "cross", false, "post to the first replica, connect to the others")
 	flags.StringVar(&o.dir, "dir", "", "where the private PostgreSQL keeps its data while the run lasts: its disk is measured too (default: the system's temporary directory)")
 
@@ -97,6 +128,9 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
+	if m.own && o.urls != "" {
+		return o, fmt.Errorf("%s fills, stops or restarts its servers: it starts its own, without -url", m.name)
+	}
 	return o, o.validate()
 }
 
@@ -109,8 +143,9 @@ func (o *options) validate() error {
 		n, low, up int
 	}{
 		{"publishers", o.publishers, 1, 4096}, {"users", o.users, 1, 100_000}, {"size", o.size, 64, 64 << 10},
-		{"rate", o.rate, 1, 100_000}, {"connections", o.connections, 1, 50_000}, {"backlog", o.backlog, 1, 10_000},
-		{"replicas", o.replicas, 1, 16},
+		{"rate", o.rate, 1, 100_000}, {"connections", o.connections, 1, maxConnected}, {"backlog", o.backlog, 1, 10_000},
+		{"connected", o.connected, 0, o.users}, {"group", o.group, 1, 1000},
+		{"streams", o.streams, 1, 10_000_000}, {"jobs", o.jobs, 0, o.streams}, {"replicas", o.replicas, 1, 16},
 	}
 	for _, b := range bounds {
 		if b.n < b.low || b.n > b.up {
@@ -120,8 +155,17 @@ func (o *options) validate() error {
 	if o.duration < time.Second || o.duration > time.Hour || o.warmup < 0 || o.warmup > time.Hour || o.settle < 0 || o.settle > time.Hour {
 		return errors.New("-duration must be 1s to 1h, -warmup and -settle at most 1h")
 	}
-	if o.mode == "drain" && o.users*o.backlog > maxBacklog {
+	if o.every < time.Second || o.every > time.Minute {
+		return errors.New("-every must be 1s to 1m")
+	}
+	if (o.mode == "drain" || o.mode == "storm") && o.users*o.backlog > maxBacklog {
 		return fmt.Errorf("-users times -backlog is %d, want at most %d", o.users*o.backlog, maxBacklog)
+	}
+	if o.clients() > maxConnected {
+		return fmt.Errorf("-users is %d: at most %d can be connected, set -connected", o.users, maxConnected)
+	}
+	if o.mode == "storm" && o.replicas < 2 {
+		return errors.New("storm kills a replica: it needs -replicas 2 or more")
 	}
 	if o.target == "floor" && (o.replicas > 1 || o.cross) {
 		return errors.New("the floor has one replica")
@@ -148,6 +192,17 @@ func (o *options) validate() error {
 	}
 	_, err := addresses("-url", o.urls)
 	return err
+}
+
+// clients is how many users are connected.
+func (o *options) clients() int {
+	switch {
+	case o.mode == "idle" || o.mode == "quiet":
+		return o.connections
+	case o.connected > 0:
+		return o.connected
+	}
+	return o.users
 }
 
 // addresses returns the host:port of each URL of a flag. Load goes to this

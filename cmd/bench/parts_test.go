@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,11 +83,26 @@ func TestOptions(t *testing.T) {
 		{"-target floor -replicas 2", "one replica"},
 		{"-cross", "-replicas"},
 		{"more", `"more"`},
+		{"-connected 300", "-connected"},
+		{"-users 60000", "-connected"},
+		{"-group 0", "-group"},
 	}
 	for _, tc := range cases {
 		_, err := parseOptions(mode{name: "throughput"}, strings.Fields(tc.args), io.Discard)
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
 			t.Errorf("%q: error %v, want one with %q", tc.args, err, tc.want)
+		}
+	}
+	for args, m := range map[string]mode{
+		"-url http://127.0.0.1:8080 -database-url x -api-key-file k": {name: "soak", own: true},
+		"-replicas 1":               {name: "storm"},
+		"-streams 10 -jobs 11":      {name: "offline"},
+		"-every 1ms":                {name: "soak"},
+		"-connections 1000000":      {name: "quiet"},
+		"-backlog 5 -users 2000000": {name: "storm", defaults: func(o *options) { o.replicas = 2 }},
+	} {
+		if _, err := parseOptions(m, strings.Fields(args), io.Discard); err == nil {
+			t.Errorf("%s %s is not refused", m.name, args)
 		}
 	}
 	if _, err := parseOptions(mode{name: "drain"}, []string{"-users", "100000", "-backlog", "10000"}, io.Discard); err == nil {
@@ -148,6 +164,19 @@ func TestGatewayFrames(t *testing.T) {
 		if f, err := g.parse(0, []byte(text)); err == nil {
 			t.Errorf("%q was taken for %+v", text, f)
 		}
+	}
+	request := string(g.requestGroup(nil, []int{7, 12}, [][]byte{[]byte(`"a"`), []byte(`"bc"`)}))
+	_, body, _ := strings.Cut(request, "\r\n\r\n")
+	if want := `[{"userId":"bench-7","message":"a"},{"userId":"bench-12","message":"bc"}]`; body != want ||
+		!strings.Contains(request, "Content-Length: "+strconv.Itoa(len(want))+"\r\n") {
+		t.Errorf("group request %q", request)
+	}
+	seqs, err := g.answerGroup(nil, []byte(`{"results":[{"userId":"a","seq":3},{"userId":"b","seq":41}]}`), 2)
+	if err != nil || !slices.Equal(seqs, []int64{3, 41}) {
+		t.Errorf("group answer %v, %v", seqs, err)
+	}
+	if _, err := g.answerGroup(nil, []byte(`{"results":[{"userId":"a","seq":3},{"userId":"b","problem":{}}]}`), 2); err == nil {
+		t.Error("a group with a refused message was taken for one without")
 	}
 	if seq, err := g.answer([]byte(`{"userId":"bench-1","seq":41,"acceptedAt":"x"}`)); seq != 41 || err != nil {
 		t.Errorf("answer: %d, %v", seq, err)

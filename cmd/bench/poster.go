@@ -7,13 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httputil"
 	"strconv"
 	"time"
 )
 
 // poster is one HTTP/1.1 keep-alive connection that posts one request after the
 // other. It understands what Go's server answers to small requests: a status
-// line, headers, a body with Content-Length.
+// line, headers, a body with Content-Length or in chunks.
 type poster struct {
 	addr    string
 	conn    net.Conn // nil until the first post, and after a failure
@@ -70,7 +71,7 @@ func (p *poster) exchange() (status int, err error) {
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
 		return 0, fmt.Errorf("not an answer: %.40q", line)
 	}
-	size, last := -1, false
+	size, chunked, last := -1, false, false
 	for {
 		if line, err = p.in.ReadSlice('\n'); err != nil {
 			return 0, err
@@ -86,22 +87,38 @@ func (p *poster) exchange() (status int, err error) {
 			if size, err = strconv.Atoi(string(value)); err != nil {
 				return 0, fmt.Errorf("Content-Length %q", value)
 			}
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			chunked = bytes.EqualFold(value, []byte("chunked"))
 		case bytes.EqualFold(name, []byte("Connection")):
 			last = bytes.EqualFold(value, []byte("close"))
 		}
 	}
-	if size < 0 || size > maxAnswer {
-		return 0, errors.New("an answer without a usable Content-Length")
-	}
-	if cap(p.body) < size {
-		p.body = make([]byte, size)
-	}
-	p.body = p.body[:size]
-	if _, err := io.ReadFull(p.in, p.body); err != nil {
+	if err := p.readBody(size, chunked); err != nil {
 		return 0, err
 	}
 	if last {
 		p.close()
 	}
 	return status, nil
+}
+
+func (p *poster) readBody(size int, chunked bool) error {
+	if chunked {
+		body := bytes.NewBuffer(p.body[:0])
+		if _, err := body.ReadFrom(io.LimitReader(httputil.NewChunkedReader(p.in), maxAnswer)); err != nil {
+			return err
+		}
+		p.body = body.Bytes()
+		_, err := p.in.ReadSlice('\n') // the line that ends the last chunk
+		return err
+	}
+	if size < 0 || size > maxAnswer {
+		return errors.New("an answer without a usable Content-Length")
+	}
+	if cap(p.body) < size {
+		p.body = make([]byte, size)
+	}
+	p.body = p.body[:size]
+	_, err := io.ReadFull(p.in, p.body)
+	return err
 }

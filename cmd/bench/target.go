@@ -9,6 +9,7 @@ import (
 // gateway know them as bench-0, bench-1, ….
 type target interface {
 	publishing
+	grouping
 	subscribing
 	ledger
 }
@@ -19,6 +20,15 @@ type publishing interface {
 	request(buf []byte, user int, payload []byte) []byte
 	// answer returns the seq in the body of a 202, 0 if this server tells none.
 	answer(body []byte) (seq int64, err error)
+}
+
+// grouping is how several messages are posted with one request.
+type grouping interface {
+	// requestGroup appends a whole HTTP request to buf: payloads[i] for users[i].
+	requestGroup(buf []byte, users []int, payloads [][]byte) []byte
+	// answerGroup appends to seqs the seq of each of n messages in the body of a
+	// 202, 0 for each if this server tells none.
+	answerGroup(seqs []int64, body []byte, n int) ([]int64, error)
 }
 
 // subscribing is how a user's client connects, reads and confirms.

@@ -7,6 +7,7 @@
 // less is skill.
 //
 //	POST /publish?user=N   any body up to 64 KiB; 202 once it is on disk
+//	POST /publish-group    the same with a line "N BODY" for each message, at most 1 MiB
 //	GET  /ws?user=N        text frames {"seq":S,"data":BODY}; the text frame S confirms up to S
 //
 // S rises per user but is numbered over all users. Messages go to disk in groups:
@@ -18,6 +19,7 @@
 package floor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +37,9 @@ import (
 
 const (
 	maxBody     = 64 << 10
-	maxGroup    = 256  // messages per commit
-	maxWaiting  = 4096 // posts that wait for a commit; more wait in their handler
+	maxLines    = 1 << 20 // bytes of a group
+	maxGroup    = 256     // messages per commit
+	maxWaiting  = 4096    // posts that wait for a commit; more wait in their handler
 	stopTimeout = 5 * time.Second
 )
 
@@ -60,7 +63,7 @@ type Server struct {
 	sockets  sync.WaitGroup
 }
 
-// post is a message on its way to disk. Done has room for the one answer.
+// post is a message on its way to disk. Done has room for its answer.
 type post struct {
 	user int32
 	body []byte
@@ -91,6 +94,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /publish", s.publish)
+	mux.HandleFunc("POST /publish-group", s.publishGroup)
 	mux.HandleFunc("GET /ws", s.socket)
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
@@ -137,6 +141,39 @@ func (s *Server) publish(w http.ResponseWriter, r *http.Request) {
 	p := &post{user, body, make(chan error, 1)}
 	s.posts <- p
 	if err := <-p.done; err != nil {
+		http.Error(w, "not stored", http.StatusInternalServerError)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// publishGroup posts every line and waits for all of them.
+func (s *Server) publishGroup(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLines))
+	if err != nil {
+		http.Error(w, "the body could not be read", http.StatusBadRequest)
+		return
+	}
+	var posts []*post
+	done := make(chan error, bytes.Count(text, []byte("\n")))
+	for len(text) > 0 {
+		line, rest, ended := bytes.Cut(text, []byte("\n"))
+		number, body, spaced := bytes.Cut(line, []byte(" "))
+		user, err := strconv.ParseInt(string(number), 10, 32)
+		if err != nil || !spaced || !ended {
+			http.Error(w, "every line must be a user, a space and a body", http.StatusBadRequest)
+			return
+		}
+		posts, text = append(posts, &post{int32(user), body, done}), rest
+	}
+	for _, p := range posts {
+		s.posts <- p
+	}
+	var failed error
+	for range posts {
+		failed = errors.Join(failed, <-done)
+	}
+	if failed != nil {
 		http.Error(w, "not stored", http.StatusInternalServerError)
 		return
 	}

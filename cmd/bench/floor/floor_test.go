@@ -111,6 +111,32 @@ func TestKeepsUntilConfirmed(t *testing.T) {
 	c.want(c.connect(5), 4, `{"a":3}`)
 }
 
+// TestGroup: the lines of a group are messages like any other.
+func TestGroup(t *testing.T) {
+	t.Parallel()
+	c, _ := start(t)
+	group := func(text string) int {
+		answer, err := http.Post("http://"+c.addr+"/publish-group", "text/plain", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		return answer.StatusCode
+	}
+	if code := group("5 1\n6 {\"a\": 2}\n5 3\n"); code != http.StatusAccepted {
+		t.Fatalf("post: %d", code)
+	}
+	for text, want := range map[string]int{"x 1\n": 400, "5\n": 400, "5 1": 400, "": 202} {
+		if code := group(text); code != want {
+			t.Errorf("group %q: %d, want %d", text, code, want)
+		}
+	}
+	conn := c.connect(5)
+	c.want(conn, 1, "1")
+	c.want(conn, 3, "3")
+	c.want(c.connect(6), 2, `{"a": 2}`)
+}
+
 func TestRefuses(t *testing.T) {
 	t.Parallel()
 	c, _ := start(t)

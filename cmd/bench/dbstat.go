@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// walBytes is how much write-ahead log Postgres has written since it was made.
+func walBytes(ctx context.Context, db *pgxpool.Pool) (n int64, err error) {
+	err = db.QueryRow(ctx, `SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("read the position of the write-ahead log: %w", err)
+	}
+	return n, nil
+}
+
+// tidyUp does now what Postgres would otherwise do by itself during a
+// measurement: vacuum, statistics, a checkpoint (after which every page that is
+// changed is written whole once).
+func tidyUp(ctx context.Context, db *pgxpool.Pool) error {
+	for _, command := range []string{"VACUUM (ANALYZE)", "CHECKPOINT"} {
+		if _, err := db.Exec(ctx, command); err != nil {
+			return fmt.Errorf("%s: %w", command, err)
+		}
+	}
+	return nil
+}
+
+// tableSize is what is known of one table.
+type tableSize struct {
+	Name    string `json:"name"`
+	Bytes   int64  `json:"bytes"` // with TOAST, without indexes
+	Indexes int64  `json:"index_bytes"`
+	Dead    int64  `json:"dead_rows"` // as the statistics have it
+}
+
+// tableSizes measures the tables that traffic goes through. Those that are not
+// there (the floor has one of its own) are left out.
+func tableSizes(ctx context.Context, db *pgxpool.Pool) ([]tableSize, error) {
+	rows, err := db.Query(ctx, `
+		SELECT relname, pg_table_size(relid), pg_indexes_size(relid), n_dead_tup FROM pg_stat_user_tables
+		WHERE schemaname = 'public' AND relname IN ('events', 'streams', 'river_job', 'floor') ORDER BY relname`)
+	if err != nil {
+		return nil, fmt.Errorf("measure tables: %w", err)
+	}
+	defer rows.Close()
+	var all []tableSize
+	for rows.Next() {
+		var t tableSize
+		if err := rows.Scan(&t.Name, &t.Bytes, &t.Indexes, &t.Dead); err != nil {
+			return nil, fmt.Errorf("measure tables: %w", err)
+		}
+		all = append(all, t)
+	}
+	return all, rows.Err()
+}

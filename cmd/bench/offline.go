@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"time"
+)
+
+// offlined compares the same load before and after the database was filled with
+// users who never connect.
+type offlined struct {
+	Streams     int     `json:"streams"`
+	FillSeconds float64 `json:"fill_seconds"`
+	Before      phase   `json:"before"`
+	After       phase   `json:"after"`
+	Jobs        int     `json:"jobs"`
+	WithJobs    phase   `json:"with_jobs"`
+	Fetch       float64 `json:"fetch_ms"` // River's fetch with nothing due, no job in the table
+	FetchJobs   float64 `json:"fetch_ms_with_jobs"`
+}
+
+// phase is medians of a few windows.
+type phase struct {
+	Rate   float64 `json:"messages_per_second"`
+	CPU    float64 `json:"cpu_us_per_message"`
+	Memory int64   `json:"server_resident_bytes"`
+}
+
+// offlineWindows is how many windows a phase has.
+const offlineWindows = 3
+
+func offline(b *bench) error {
+	readers, err := b.connectAll(clientBuffer)
+	if err != nil {
+		return err
+	}
+	defer readers.close()
+	o := &offlined{Streams: b.streams, Jobs: b.jobs}
+	b.Offline = o
+
+	if o.Before, err = b.phase(); err != nil {
+		return err
+	}
+	if o.Fetch, err = b.fetch(); err != nil {
+		return err
+	}
+	b.say("writing %d offline users", b.streams)
+	started := time.Now()
+	if err := fillOffline(b.ctx, b.env.db, b.streams, b.size); err != nil {
+		return err
+	}
+	o.FillSeconds = time.Since(started).Seconds()
+	if o.After, err = b.phase(); err != nil {
+		return err
+	}
+	b.say("writing %d delivery jobs", b.jobs)
+	if err := fillJobs(b.ctx, b.env.db, b.jobs); err != nil {
+		return err
+	}
+	if o.FetchJobs, err = b.fetch(); err != nil {
+		return err
+	}
+	if o.WithJobs, err = b.phase(); err != nil {
+		return err
+	}
+	return b.verdict()
+}
+
+func (b *bench) fetch() (ms float64, err error) {
+	took, err := fetchCost(b.ctx, b.env.db)
+	return float64(took.Microseconds()) / 1000, err
+}
+
+// phase loads the gateway, each window for the duration.
+func (b *bench) phase() (p phase, err error) {
+	if err := pause(b.ctx, b.settle); err != nil {
+		return p, err
+	}
+	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
+		for p.post(ctx, p.random.IntN(p.users), p.now()) == nil {
+		}
+	})
+	defer writers.stop()
+	if err := b.watch(b.warmup, nil); err != nil {
+		return p, err
+	}
+	var rates, cpus []float64
+	for range offlineWindows {
+		if err := b.window(b.duration); err != nil {
+			return p, err
+		}
+		rates = append(rates, b.Rate)
+		if b.CPU != nil {
+			cpus = append(cpus, b.CPU.Both)
+		}
+	}
+	return phase{medianOf(rates), medianOf(cpus), b.env.usage(b.ctx).memory}, nil
+}
