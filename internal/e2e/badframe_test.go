@@ -17,7 +17,6 @@ func TestBadFrames(t *testing.T) {
 	w := newWorld(t, testdb.New(t).URL)
 	s := w.server()
 	(&publisher{w: w, number: 1}).posts(s, "ann", 1)
-	idToken := w.idToken("ann")
 	for _, c := range []struct {
 		name, frame string
 		kind        websocket.MessageType
@@ -34,16 +33,9 @@ func TestBadFrames(t *testing.T) {
 		{"too long", `{"kind":"ack","seq":1` + strings.Repeat(" ", 5000) + "}", websocket.MessageText, websocket.StatusMessageTooBig},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			token, err := s.token(idToken)
+			conn := unconfirming(t, w, s, "ann")
+			err := conn.Write(t.Context(), c.kind, []byte(c.frame))
 			if err != nil {
-				t.Fatal(err)
-			}
-			conn, err := websocketTo(t.Context(), s, "/v1/connect", token, "restante.v1")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.CloseNow()
-			if err := conn.Write(t.Context(), c.kind, []byte(c.frame)); err != nil {
 				t.Fatal(err)
 			}
 			var reads io.Reader

@@ -17,6 +17,9 @@ func TestAcceptedIsOnDisk(t *testing.T) {
 	const publishers, users, enough = 8, 3, 300
 	w := newWorld(t, testdb.Migrated(t, testdb.Cluster(t)))
 	a, b := w.server(), w.server()
+	// One user is connected to the replica that dies, the others to none: its
+	// session is still in the database when it connects to the other replica.
+	connected := w.follow("user-0", a, b)
 
 	var accepted atomic.Int64
 	reached := make(chan struct{})
@@ -44,6 +47,7 @@ func TestAcceptedIsOnDisk(t *testing.T) {
 	for i := range users {
 		w.connect(b, fmt.Sprint("user-", i))
 	}
+	eventually(t, "the user is connected again", func() bool { return connected.current() != connected.first && connected.current().alive() })
 	report := w.verdict()
 	if report.Accepted < enough || report.Received < report.Accepted {
 		t.Errorf("accepted %d, received %d", report.Accepted, report.Received)
