@@ -51,7 +51,7 @@ type Config struct {
 	SweepEvery     time.Duration // 0 turns the sweep off
 	PingEvery      time.Duration // how long a connection may be silent before it is pinged
 	PongTimeout    time.Duration // how long the answer to a ping may take
-	AckTimeout     time.Duration // how long a written message may stay unconfirmed
+	AckTimeout     time.Duration // how long a client that was sent messages may confirm nothing
 	MaxAge         time.Duration // of a session, give or take a tenth
 	MaxPerUser     int           // sessions of one user on this replica
 	WindowMessages int           // unconfirmed messages per session

@@ -48,11 +48,12 @@ type Session struct {
 	conn       Transport  // nil until Start
 	attached   bool
 	ended      bool
-	delivering bool  // a goroutine runs deliver
-	look       bool  // read the log, whatever is known of its head
-	known      int64 // highest head heard of
-	position   int64 // everything up to here was read and handed to the transport
-	confirmed  int64 // everything up to here was confirmed by the client
+	why        *Closing // of a session that ended before Start
+	delivering bool     // a goroutine runs deliver
+	look       bool     // read the log, whatever is known of its head
+	known      int64    // highest head heard of
+	position   int64    // everything up to here was read and handed to the transport
+	confirmed  int64    // everything up to here was confirmed by the client
 	window     window
 	heardAt    time.Time // last sign of life
 	pingedAt   time.Time // last ping that is not answered; zero if none
@@ -117,14 +118,14 @@ func (s *Session) Position() events.Position {
 // when the session was attached. A session that has ended meanwhile closes it.
 func (s *Session) Start(conn Transport) {
 	s.mu.Lock()
-	ended := s.ended
-	if !ended {
+	why := s.why
+	if why == nil {
 		s.conn = conn
 		s.deliverIfDue()
 	}
 	s.mu.Unlock()
-	if ended {
-		conn.Close(draining)
+	if why != nil {
+		conn.Close(*why)
 	}
 }
 
@@ -137,6 +138,9 @@ func (s *Session) End(why Closing) {
 	}
 	s.ended = true
 	conn := s.conn
+	if conn == nil {
+		s.why = &why
+	}
 	s.mu.Unlock()
 	s.hub.unregister(s)
 	s.hub.metrics.sessions.WithLabelValues(s.transport).Dec()
@@ -160,7 +164,7 @@ func (s *Session) Ack(seq int64) error {
 		return nil
 	}
 	s.confirmed = seq
-	appendedAt := s.window.confirm(seq)
+	appendedAt := s.window.confirm(seq, now)
 	s.deliverIfDue()
 	s.mu.Unlock()
 	if appendedAt.After(s.openedAt) {

@@ -67,17 +67,15 @@ func (s *Session) inspect(now time.Time) (why *Closing, ping Transport) {
 	if s.conn == nil || s.ended {
 		return nil, nil
 	}
-	if oldest, waiting := s.window.oldest(); waiting {
-		if now.Sub(oldest) > cfg.AckTimeout {
-			return &noAck, nil
-		}
-		return nil, nil // the ack is the sign of life
-	}
+	since, waiting := s.window.stalledSince()
 	switch {
-	case !s.pingedAt.IsZero() && now.Sub(s.pingedAt) > cfg.PongTimeout:
+	case waiting && now.Sub(since) > cfg.AckTimeout:
+		return &noAck, nil
+	case !waiting && !s.pingedAt.IsZero() && now.Sub(s.pingedAt) > cfg.PongTimeout:
 		return &Unreachable, nil
 	case now.After(s.expiresAt):
 		return &tooOld, nil
+	case waiting: // the ack is the sign of life
 	case s.pingedAt.IsZero() && !s.delivering && now.Sub(s.heardAt) >= cfg.PingEvery:
 		s.pingedAt = now
 		return nil, s.conn

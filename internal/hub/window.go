@@ -12,6 +12,7 @@ type window struct {
 	writes   []write // oldest first
 	messages int
 	bytes    int
+	movedAt  time.Time // when the client last confirmed something
 }
 
 type write struct {
@@ -45,7 +46,8 @@ func (w *window) add(page events.Page, now time.Time) {
 
 // confirm forgets the writes that seq covers, and returns when the last of their
 // events was appended; zero if none.
-func (w *window) confirm(seq int64) (appendedAt time.Time) {
+func (w *window) confirm(seq int64, now time.Time) (appendedAt time.Time) {
+	w.movedAt = now
 	n := 0
 	for n < len(w.writes) && w.writes[n].through <= seq {
 		appendedAt = w.writes[n].appendedAt
@@ -59,10 +61,15 @@ func (w *window) confirm(seq int64) (appendedAt time.Time) {
 	return appendedAt
 }
 
-// oldest returns when the longest unconfirmed write was written.
-func (w *window) oldest() (time.Time, bool) {
+// stalledSince returns since when the client owes a confirmation. One that works
+// through a long write and confirms as it goes is slow, not stalled: to end its
+// session would only send it the rest again.
+func (w *window) stalledSince() (time.Time, bool) {
 	if len(w.writes) == 0 {
 		return time.Time{}, false
 	}
-	return w.writes[0].writtenAt, true
+	if since := w.writes[0].writtenAt; since.After(w.movedAt) {
+		return since, true
+	}
+	return w.movedAt, true
 }
