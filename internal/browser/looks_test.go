@@ -55,7 +55,7 @@ const unreadable = `(() => {
 
 // nameless lists what can be used but has no name that a screen reader could say.
 const nameless = `[...document.querySelectorAll('button, a, input:not([type=hidden]), summary, progress, [tabindex="0"]')]
-	.filter((e) => !(e.ariaLabel || e.labels?.length || e.textContent.trim() || e.getAttribute('aria-labelledby')))
+	.filter((e) => !(e.ariaLabel || [e, ...(e.labels ?? [])].some((named) => named.textContent.trim()) || e.getAttribute('aria-labelledby')))
 	.map((e) => e.outerHTML.slice(0, 80))`
 
 // look checks what a state of a page looks like, on a narrow phone and on a
