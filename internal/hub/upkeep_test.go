@@ -3,6 +3,7 @@ package hub_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,29 +164,35 @@ func TestLostAckIsHandedInAgain(t *testing.T) {
 // crashed and emptied the tables), and its users were parked. Nothing that is
 // appended for them wakes anybody.
 func TestLapsedLeaseAttachesAllAgain(t *testing.T) {
-	var beat events.Beat
-	var broken error
+	var lapsed, broken atomic.Bool
 	inBubble(t, func(cfg *hub.Config) {
-		cfg.Beat = func(context.Context) (events.Beat, error) { return beat, broken }
+		cfg.Beat = func(context.Context) (events.Beat, error) {
+			if broken.Load() {
+				return events.Beat{}, errors.New("no connection")
+			}
+			return events.Beat{Lapsed: lapsed.Load()}, nil
+		}
+		cfg.Lease = time.Hour // a heartbeat every quarter; the comparison of rows comes after two
 	}, func(t *testing.T, b *bubble) {
 		c := b.connect("al", confirming)
 		gone := b.connect("bea")
 		gone.session.End(hub.ByClient)
-		pass(time.Second)
+		pass(time.Minute)
 		b.log.with(func() { clear(b.log.rows) })
 		b.log.append("al", 2)
-		pass(20 * time.Second)
+		pass(15 * time.Minute)
 		if through, _ := c.last(); through != 0 {
 			t.Fatalf("through %d without a wake", through)
 		}
-		beat, broken = events.Beat{Lapsed: true}, errors.New("no connection")
-		pass(4 * time.Second)
-		broken = nil
+		lapsed.Store(true)
+		broken.Store(true)
+		pass(15 * time.Minute)
+		broken.Store(false)
 		b.log.with(func() { b.log.noAttach = events.ErrUnavailable })
-		pass(4 * time.Second)
-		beat = events.Beat{} // noticed once; it must not be forgotten until it is mended
+		pass(15 * time.Minute)
+		lapsed.Store(false) // noticed once; it must not be forgotten until it is mended
 		b.log.with(func() { b.log.noAttach = nil })
-		pass(4 * time.Second)
+		pass(16 * time.Minute)
 		b.log.with(func() {
 			if len(b.log.rows) != 1 {
 				t.Errorf("%d session rows", len(b.log.rows))
