@@ -67,6 +67,9 @@ func TestDrainUnderLoad(t *testing.T) {
 	signalled := time.Now()
 	a.signal(syscall.SIGTERM)
 	eventually(t, "/readyz says that the replica stops", func() bool { return a.readyz() == http.StatusServiceUnavailable })
+	if after := time.Since(signalled); after >= delay {
+		t.Errorf("/readyz said so only after %v, with the drain delay over", after)
+	}
 	moved.Store(true)
 
 	// The request that was begun before the signal ends after the listener closed.

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,6 +46,28 @@ func run(m *testing.M) int {
 	}
 	return testdb.Run(m)
 }
+
+// lookAtSources makes go test's cache depend on what the binaries are built
+// from: it knows the packages that a test imports and the files that a test looks
+// at (only once m.Run has begun), but not what children do.
+var lookAtSources = sync.OnceValue(func() error {
+	for _, tree := range []string{"cmd", "internal", "migrations", "go.mod", "go.sum"} {
+		err := filepath.WalkDir(filepath.Join("..", "..", tree), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			_, err = os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // an editor's temporary file
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+})
 
 // parallel lets a test run beside others, as far as there is room.
 func parallel(t *testing.T) {

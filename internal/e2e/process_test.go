@@ -66,6 +66,9 @@ func (o *output) lines() []string {
 // the test if it still runs.
 func start(t testing.TB, env []string, name string, args ...string) *process {
 	t.Helper()
+	if err := lookAtSources(); err != nil {
+		t.Fatalf("look at the sources: %v", err)
+	}
 	path := filepath.Join(binDir, name)
 	if _, err := os.Stat(path); err != nil {
 		path = name
