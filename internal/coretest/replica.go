@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,10 @@ type Options struct {
 	DropNotify     func() bool
 	// DropHeard decides whether a received notification is lost. nil: never.
 	DropHeard func() bool
+	// LoseReply decides, for each piece that Postgres sends, whether the connection
+	// breaks instead: what was asked may have been done, and nobody knows. It is
+	// not asked before the replica has started. nil: never.
+	LoseReply func() bool
 
 	Logger *slog.Logger // nil: none
 }
@@ -79,7 +84,7 @@ func Start(t testing.TB, o Options) *Replica {
 
 func start(ctx context.Context, o Options) (*Replica, error) {
 	o = o.withDefaults()
-	r := &Replica{ID: "test-" + strings.ToLower(rand.Text()[:10]), network: newNetwork(), Metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
+	r := &Replica{ID: "test-" + strings.ToLower(rand.Text()[:10]), network: newNetwork(o.LoseReply), Metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
 	var err error
 	if r.Durable, err = r.pool(ctx, o.URL, database.DurableConfig); err != nil {
 		return nil, err
@@ -98,6 +103,7 @@ func start(ctx context.Context, o Options) (*Replica, error) {
 	if _, err := r.Heart.Beat(ctx); err != nil {
 		return nil, err
 	}
+	r.network.lossy.Store(true)
 	r.run(o)
 	return r, nil
 }
@@ -116,7 +122,7 @@ func (o Options) withDefaults() Options {
 		o.WindowSize = 1024
 	}
 	never := func() bool { return false }
-	for _, drop := range []*func() bool{&o.DropCommitWake, &o.DropNotify, &o.DropHeard} {
+	for _, drop := range []*func() bool{&o.DropCommitWake, &o.DropNotify, &o.DropHeard, &o.LoseReply} {
 		if *drop == nil {
 			*drop = never
 		}
@@ -241,14 +247,22 @@ func (r *Replica) Kill() {
 
 // network is the way to Postgres, until it is cut.
 type network struct {
+	loseReply func() bool
+	lossy     atomic.Bool // loseReply is asked
+
 	mu    sync.Mutex // guards all below
 	isCut bool
 	conns map[net.Conn]bool
 }
 
-var errCut = errors.New("the network is cut")
+var (
+	errCut  = errors.New("the network is cut")
+	errLost = errors.New("the connection broke before the answer")
+)
 
-func newNetwork() *network { return &network{conns: map[net.Conn]bool{}} }
+func newNetwork(loseReply func() bool) *network {
+	return &network{loseReply: loseReply, conns: map[net.Conn]bool{}}
+}
 
 func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, error) {
 	n.mu.Lock()
@@ -268,7 +282,7 @@ func (n *network) dial(ctx context.Context, kind, address string) (net.Conn, err
 		return nil, errCut
 	}
 	n.conns[c] = true
-	return c, nil
+	return &conn{c, n}, nil
 }
 
 func (n *network) cut() {
@@ -278,4 +292,27 @@ func (n *network) cut() {
 	for c := range n.conns {
 		c.Close()
 	}
+}
+
+// conn is one connection to Postgres.
+type conn struct {
+	net.Conn
+	network *network
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil && c.network.lossy.Load() && c.network.loseReply() {
+		c.Close()
+		return 0, errLost
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.network.mu.Lock()
+	delete(c.network.conns, c.Conn)
+	c.network.mu.Unlock()
+	return c.Conn.Close()
 }

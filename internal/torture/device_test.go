@@ -188,7 +188,7 @@ func (l *link) Send(batch hub.Batch) error {
 		return errGone
 	}
 	n := len(batch.Events)
-	if n == 0 {
+	if n == 0 || l.d.w.mute.Load() {
 		return nil
 	}
 	seq := batch.Events[n-1].Seq
@@ -203,8 +203,10 @@ func (l *link) Send(batch hub.Batch) error {
 	return l.confirm(seq)
 }
 
+// gap: nothing expires here, so there is nothing that a gap could announce.
 func (l *link) gap(from, to int64) {
 	if from <= to {
+		l.d.w.violate("I4: user %s: a gap %d to %d, and nothing has expired", l.d.user.name, from, to)
 		l.conn.Gap(from, to)
 	}
 }

@@ -29,9 +29,58 @@ func (w *world) exec(sql string, args ...any) int {
 	return 0
 }
 
-// loseLease lets a replica's lease lapse while its sessions live.
+const lapseSQL = `UPDATE replicas SET heartbeat_at = now() - interval '1 hour' WHERE replica_id = $1`
+
+// loseLease lets a replica's lease lapse while its sessions live: for a moment,
+// or for as long as its heartbeats do not get through.
 func loseLease(w *world, r *rand.Rand) {
-	w.exec(`UPDATE replicas SET heartbeat_at = now() - interval '1 hour' WHERE replica_id = $1`, w.any(r).ID)
+	replica := w.any(r)
+	if oneIn(r, 2) {
+		w.exec(lapseSQL, replica.ID)
+		return
+	}
+	if release := w.stopHeart(replica); release != nil {
+		pause(between(r, 200*time.Millisecond, 2*time.Second))
+		release()
+	}
+}
+
+// stopHeart lets a replica's lease lapse and keeps its heartbeats out until
+// release is called. It is nil if the replica has no lease at the moment.
+func (w *world) stopHeart(r *replica) (release func()) {
+	if w.exec(lapseSQL, r.ID) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	tx, err := w.pool.Begin(ctx)
+	if err == nil {
+		_, err = tx.Exec(ctx, `SELECT 1 FROM replicas WHERE replica_id = $1 FOR UPDATE`, r.ID)
+	}
+	if err != nil {
+		w.violate("a heartbeat could not be stopped: %v", err)
+	}
+	return func() {
+		_ = tx.Rollback(ctx) // it has changed nothing
+		cancel()
+	}
+}
+
+// delayCommits holds up transactions between the locks they have taken and their
+// commit: those that append, arm a lane, or end a job.
+func delayCommits(w *world, r *rand.Rand) {
+	ctx, cancel := context.WithTimeout(context.Background(), faultTimeout)
+	defer cancel()
+	table := []string{"events", "river_job", "sessions"}[r.IntN(3)]
+	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `LOCK TABLE `+table+` IN SHARE MODE`); err != nil {
+			return err
+		}
+		pause(between(r, 10*time.Millisecond, 150*time.Millisecond))
+		return nil
+	})
+	if err != nil {
+		w.violate("commits could not be delayed: %v", err)
+	}
 }
 
 // reapLiving does to a living replica what the reaper does to a dead one.

@@ -11,7 +11,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("torture.seed", 0, "seed of the torture; 0 draws one")
-	stepsFlag = flag.Int("torture.steps", 5000, "steps of the torture")
+	stepsFlag = flag.Int("torture.steps", 4000, "steps of the torture")
 )
 
 func TestMain(m *testing.M) { testdb.Main(m) }

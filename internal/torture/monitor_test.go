@@ -17,7 +17,7 @@ const (
 	// in the torture), and a session may be behind for a sweep (300 ms). The rest
 	// is for a machine that is busy and for faults in a row.
 	parkedAtMost = 8 * time.Second
-	behindAtMost = 8 * time.Second
+	behindAtMost = 5 * time.Second
 )
 
 // row is what one snapshot says about a user.

@@ -1,6 +1,7 @@
 package torture
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -56,7 +57,8 @@ func steps() []step {
 		{"device comes or goes", 1700, (*run).toggle},
 		{"connection breaks", 250, (*run).breakLink},
 		{"client confirms what it held back", 600, (*run).confirm},
-		{"stream held", 350, fault(holdStream)},
+		{"stream held", 250, fault(holdStream)},
+		{"commits delayed", 100, fault(delayCommits)},
 		{"acks forgotten", 350, fault(forgetAcks)},
 		{"job duplicated", 350, fault(duplicateJob)},
 		{"job cancelled", 350, fault(loseJob)},
@@ -74,7 +76,7 @@ func TestTorture(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)
 	w := newWorld(t, worldConfig{
-		pool: db.Pool, url: db.URL, seed: drawSeed(t), replicas: 3, users: 48, devices: 2, dropped: 0.3,
+		pool: db.Pool, url: db.URL, seed: drawSeed(t), replicas: 3, users: 48, devices: 2, dropped: 0.3, lost: 0.001,
 		options: coretest.Options{
 			DeliverDelay: 500 * time.Millisecond, Sweep: sweepEvery, Lease: lease, AckTimeout: 3 * time.Second, WindowSize: 64,
 		},
@@ -87,13 +89,13 @@ func TestTorture(t *testing.T) {
 	start := time.Now()
 	tortured.take(*stepsFlag)
 	tortured.faults.Wait()
-	stopPublishing()
 	w.kills.Wait()
 	t.Logf("%d steps in %s", *stepsFlag, time.Since(start))
 
-	// What the last faults have left has to be cured under the sockets that are
-	// open now: nobody reconnects.
+	// What the last faults leave has to be cured under the sockets that are open
+	// now: nobody reconnects.
 	start = time.Now()
+	tortured.lastWords(stopPublishing)
 	emptyUnlogged(w, nil)
 	w.rest(time.Minute)
 	w.presence(10 * time.Second)
@@ -101,12 +103,51 @@ func TestTorture(t *testing.T) {
 		u.devices[0].want(true)
 	}
 	w.rest(time.Minute)
-	t.Logf("came to rest in %s", time.Since(start))
+	rested := time.Since(start)
 	monitor.end()
 	stopUpkeep()
-	t.Logf("%d polls; a lane was parked under a live session for %s at most, a session was behind for %s at most",
-		monitor.polls, monitor.parked, monitor.behind)
+	t.Logf("came to rest in %s; %d polls; a lane was parked under a live session for %s at most, a session was behind for %s at most",
+		rested, monitor.polls, monitor.parked, monitor.behind)
 	w.audit()
+}
+
+// lastWords posts one more message to everybody, some of whose wakes are lost.
+// Clients confirm it only when every lease has lapsed and the jobs have parked
+// their users, so that the replicas, when their hearts beat again, find lanes
+// that are parked, sessions that live, and nothing pending.
+func (t *run) lastWords(stopPublishing func()) {
+	t.mute.Store(true)
+	for i, u := range t.users {
+		r := rand.New(rand.NewPCG(t.seed, uint64(2+i)))
+		t.post(r, post{users: []*user{u}, keyed: true})
+	}
+	stopPublishing()
+	for _, r := range t.replicas() {
+		if release := t.stopHeart(r); release != nil {
+			defer release()
+		}
+	}
+	parked := 0
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); pause(monitorEvery) {
+		rows, err := t.snapshot(context.Background())
+		if err != nil {
+			t.violate("no last words: %v", err)
+			return
+		}
+		parked = 0
+		for _, r := range rows {
+			if r.Lane == 2 {
+				parked++
+			}
+		}
+	}
+	t.mute.Store(false)
+	t.calm.Store(true)
+	for _, l := range t.links() {
+		l.catchUp()
+	}
+	pause(200 * time.Millisecond) // for the acks to be written
+	t.count("lanes parked at the last words", parked)
 }
 
 // take makes n steps. The seed determines which, and all that each chooses.

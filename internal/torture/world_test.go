@@ -25,7 +25,8 @@ type world struct {
 
 	options coretest.Options
 	users   []*user
-	calm    atomic.Bool // clients behave from now on
+	calm    atomic.Bool // clients behave from now on, and no connection breaks
+	mute    atomic.Bool // clients confirm nothing
 	tampers tampers
 
 	devices, kills sync.WaitGroup
@@ -66,6 +67,7 @@ type worldConfig struct {
 	devices   int // per user
 	options   coretest.Options
 	dropped   float64 // how many of the wakes and of the notifications of an append are lost
+	lost      float64 // how many of Postgres's replies are lost, with their connections
 }
 
 func newWorld(t testing.TB, cfg worldConfig) *world {
@@ -77,6 +79,9 @@ func newWorld(t testing.TB, cfg worldConfig) *world {
 	}
 	w.options.URL = cfg.url
 	w.options.DropCommitWake, w.options.DropNotify = w.drop(cfg.dropped), w.drop(cfg.dropped)
+	if lose := w.drop(cfg.lost); cfg.lost > 0 {
+		w.options.LoseReply = func() bool { return !w.calm.Load() && lose() }
+	}
 	for range cfg.replicas {
 		w.join()
 	}
