@@ -12,8 +12,8 @@ lint: ## format, vet, staticcheck, tidy, known vulnerabilities
 build: ## the programs, into bin/
 	go build -trimpath -o bin/ ./cmd/...
 
-bench: ## first figures, next to a floor in the same run
-	go run ./cmd/bench -h
+bench: ## the table of speed bars, next to a floor in the same run (10 minutes; BENCH_LONG=1: over an hour)
+	go run ./cmd/bench bars -out deploy $(if $(BENCH_LONG),-long)
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10

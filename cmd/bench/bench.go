@@ -64,6 +64,12 @@ func newBench(ctx context.Context, o options, e *environment, stderr io.Writer) 
 		b.gateway = newGateway(postTo[0], connectTo, e.key, e.db, e.ids)
 		t = b.gateway
 	}
+	if o.past > 0 {
+		b.say("writing %d delivered messages", o.past)
+		if err := fillEvents(ctx, e.db, o.past, o.size); err != nil {
+			return nil, err
+		}
+	}
 	b.load = newLoad(t, postTo, users, o.size)
 	b.load.clients = o.clients()
 	return b, b.load.begin(ctx)
@@ -100,13 +106,13 @@ func (c *crowd) stop() {
 // window measures for the duration: what arrived, and what it cost.
 func (b *bench) window(duration time.Duration) error {
 	cost := b.startMeter()
-	received, started := b.load.received.Load(), time.Now()
+	through, started := b.load.through(), time.Now()
 	b.load.measure(duration)
 	if err := b.watch(duration, nil); err != nil {
 		return err
 	}
 	b.Seconds = time.Since(started).Seconds()
-	b.Messages = b.load.received.Load() - received
+	b.Messages = b.load.through() - through
 	b.Rate = float64(b.Messages) / b.Seconds
 	b.CPU = cost.perMessage(b.Messages)
 	return nil

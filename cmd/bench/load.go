@@ -48,6 +48,15 @@ func newLoad(t target, postTo []string, users, size int) *load {
 // now is the run's clock in nanoseconds.
 func (l *load) now() int64 { return int64(time.Since(l.began)) }
 
+// through is how many messages have come as far as they will: to a client, or
+// where not every user has one, into the log.
+func (l *load) through() int64 {
+	if l.clients < l.users {
+		return l.accepted.Load()
+	}
+	return l.received.Load()
+}
+
 // measure makes the histograms take what is sent from now on for d.
 func (l *load) measure(d time.Duration) {
 	now := l.now()

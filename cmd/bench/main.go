@@ -7,6 +7,7 @@
 //	bench latency -rate 500 -json latency.json
 //	bench idle -connections 10000
 //	bench drain -users 100 -backlog 1000
+//	bench compare throughput         the same against floor and gateway in turns
 //	bench up                         start the same servers and leave them to you
 //	bench floor -dsn URL             only the floor's server
 //
@@ -57,14 +58,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exit(runFloor(ctx, args, stderr), stderr)
 	case "up":
 		return exit(runUp(ctx, args, stdout, stderr), stderr)
+	case "compare":
+		return exit(runCompare(ctx, args, stdout, stderr), stderr)
+	case "bars":
+		return exit(runBars(ctx, args, stdout, stderr), stderr)
+	case "report":
+		return exit(runReport(ctx, args, stdout, stderr), stderr)
+	case "scale":
+		return exit(runScale(ctx, args, stdout, stderr), stderr)
 	case "-h", "-help", "--help", "help":
 		usageText(stdout)
 		return 0
 	}
-	for _, m := range modes() {
-		if m.name == name {
-			return exit(runMode(ctx, m, args, stdout, stderr), stderr)
-		}
+	if m, found := findMode(name); found {
+		return exit(runMode(ctx, m, args, stdout, stderr), stderr)
 	}
 	if name != "" {
 		fmt.Fprintf(stderr, "bench: unknown mode %q\n\n", name)
@@ -78,7 +85,14 @@ func usageText(out io.Writer) {
 	for _, m := range modes() {
 		fmt.Fprintf(out, "  %-11s %s\n              %s\n", m.name, m.summary, m.example)
 	}
-	fmt.Fprint(out, `  up          Start PostgreSQL, an issuer and gateways (or the floor) and wait for Ctrl-C.
+	fmt.Fprintf(out, "  %-11s %s\n              %s\n", scaleMode.name, scaleMode.summary, scaleMode.example)
+	fmt.Fprint(out, `  bars        Everything the project promises about speed, next to the floor: a table.
+              bench bars -out deploy
+  report      Tables and plots again, from the figures that bars has written.
+              bench report -out deploy
+  compare     Run a mode for two servers in turns and compare the medians.
+              bench compare -repeats 3 throughput -publishers 64
+  up          Start PostgreSQL, an issuer and gateways (or the floor) and wait for Ctrl-C.
               bench up -replicas 2
   floor       Serve the floor, the cheapest durable server, to compare with.
               bench floor -dsn postgres://... -addr 127.0.0.1:7001

@@ -25,6 +25,7 @@ type options struct {
 	connected   int
 	backlog     int
 	group       int
+	past        int
 	streams     int
 	jobs        int
 	duration    time.Duration
@@ -97,6 +98,7 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.group, "group", o.group, "batch: messages per POST")
 	flags.IntVar(&o.connections, "connections", o.connections, "idle, quiet: connections to open")
 	flags.IntVar(&o.backlog, "backlog", o.backlog, "drain, storm: messages pending per user")
+	flags.IntVar(&o.past, "past", o.past, "throughput, batch, latency: delivered messages of other users that the log holds already")
 	flags.IntVar(&o.streams, "streams", o.streams, "offline: users with a pending message who never connect")
 	flags.IntVar(&o.jobs, "jobs", o.jobs, "offline: of those, users with a delivery job that is not due yet")
 	flags.DurationVar(&o.duration, "duration", o.duration, "how long to measure")
@@ -144,8 +146,8 @@ func (o *options) validate() error {
 	}{
 		{"publishers", o.publishers, 1, 4096}, {"users", o.users, 1, 100_000}, {"size", o.size, 64, 64 << 10},
 		{"rate", o.rate, 1, 100_000}, {"connections", o.connections, 1, maxConnected}, {"backlog", o.backlog, 1, 10_000},
-		{"connected", o.connected, 0, o.users}, {"group", o.group, 1, 1000},
-		{"streams", o.streams, 1, 10_000_000}, {"jobs", o.jobs, 0, o.streams}, {"replicas", o.replicas, 1, 16},
+		{"connected", o.connected, 0, maxConnected}, {"group", o.group, 1, 1000},
+		{"past", o.past, 0, 20_000_000}, {"streams", o.streams, 1, 10_000_000}, {"jobs", o.jobs, 0, o.streams}, {"replicas", o.replicas, 1, 16},
 	}
 	for _, b := range bounds {
 		if b.n < b.low || b.n > b.up {
@@ -170,8 +172,14 @@ func (o *options) validate() error {
 	if o.target == "floor" && (o.replicas > 1 || o.cross) {
 		return errors.New("the floor has one replica")
 	}
+	if o.target == "floor" && (o.mode == "storm" || o.mode == "offline") {
+		return fmt.Errorf("%s is about what the floor does not promise", o.mode)
+	}
 	if o.cross && o.urls == "" && o.replicas < 2 {
 		return errors.New("-cross needs -replicas 2 or more")
+	}
+	if o.past > 0 && (o.urls != "" || o.target == "floor") {
+		return errors.New("-past fills the database of a gateway that bench has started")
 	}
 	if o.urls == "" {
 		return nil
@@ -200,7 +208,7 @@ func (o *options) clients() int {
 	case o.mode == "idle" || o.mode == "quiet":
 		return o.connections
 	case o.connected > 0:
-		return o.connected
+		return min(o.connected, o.users)
 	}
 	return o.users
 }

@@ -83,7 +83,7 @@ func TestOptions(t *testing.T) {
 		{"-target floor -replicas 2", "one replica"},
 		{"-cross", "-replicas"},
 		{"more", `"more"`},
-		{"-connected 300", "-connected"},
+		{"-connected 300000", "-connected"},
 		{"-users 60000", "-connected"},
 		{"-group 0", "-group"},
 	}
@@ -121,7 +121,7 @@ func TestForeignDatabase(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-h"}, {"throughput", "-h"}, {"floor", "-h"}, {"up", "-h"}} {
+	for _, args := range [][]string{{"-h"}, {"throughput", "-h"}, {"compare", "-h"}, {"bars", "-h"}, {"scale", "-h"}, {"report", "-h"}, {"floor", "-h"}, {"up", "-h"}} {
 		var out strings.Builder
 		if code := run(t.Context(), args, &out, &out); code != 0 || !strings.Contains(out.String(), "bench ") {
 			t.Errorf("%v: code %d\n%s", args, code, out.String())

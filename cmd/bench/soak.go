@@ -27,7 +27,7 @@ func soak(b *bench) error {
 	if err := b.watch(b.warmup, nil); err != nil {
 		return err
 	}
-	started, whole, received := time.Now(), b.startMeter(), b.load.received.Load()
+	started, whole, received := time.Now(), b.startMeter(), b.load.through()
 	b.load.measure(b.duration)
 	for time.Since(started) < b.duration {
 		s, err := b.sample(started)
@@ -37,7 +37,7 @@ func soak(b *bench) error {
 		b.Soak = append(b.Soak, s)
 		b.say("%4.0fs  %.0f/s  %s  resident %d MiB", s.Seconds, s.Rate, s.CPU, s.Memory>>20)
 	}
-	b.Seconds, b.Messages = time.Since(started).Seconds(), b.load.received.Load()-received
+	b.Seconds, b.Messages = time.Since(started).Seconds(), b.load.through()-received
 	b.Rate, b.CPU = float64(b.Messages)/b.Seconds, whole.perMessage(b.Messages)
 	open.stop()
 	return b.verdict()
@@ -45,7 +45,7 @@ func soak(b *bench) error {
 
 // sample measures one interval.
 func (b *bench) sample(started time.Time) (s soakSample, err error) {
-	cost, at, received := b.startMeter(), time.Now(), b.load.received.Load()
+	cost, at, received := b.startMeter(), time.Now(), b.load.through()
 	wal, err := walBytes(b.ctx, b.env.db)
 	if err != nil {
 		return s, err
@@ -53,7 +53,7 @@ func (b *bench) sample(started time.Time) (s soakSample, err error) {
 	if err := pause(b.ctx, b.every); err != nil {
 		return s, err
 	}
-	n := b.load.received.Load() - received
+	n := b.load.through() - received
 	s = soakSample{
 		Seconds: time.Since(started).Seconds(), Rate: float64(n) / time.Since(at).Seconds(),
 		CPU: cost.perMessage(n), Memory: b.env.usage(b.ctx).memory,
