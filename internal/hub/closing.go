@@ -9,10 +9,7 @@ const (
 	CodePolicy      = 1008 // the client sent a frame that does not belong here
 	CodeTooBig      = 1009 // the client sent too large a frame
 	CodeRestart     = 1012 // the replica is being replaced, or the session is old: connect again
-	CodeOverload    = 1013 // try again later
 	CodeNoAck       = 4408 // the client did not confirm in time
-	CodeTooMany     = 4409 // the user has too many sessions
-	CodeKicked      = 4410 // a publisher closed the session
 	codeUnreachable = 1006 // never sent: the connection is gone
 )
 
