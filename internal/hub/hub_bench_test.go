@@ -1,0 +1,114 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"restante/internal/events"
+)
+
+// instantLog has every event that is asked for.
+type instantLog struct{ page []events.Event }
+
+func (l *instantLog) Read(_ context.Context, _ string, after, known int64) (events.Page, error) {
+	n := min(known-after, int64(len(l.page)))
+	return events.Page{Events: l.page[:n], Through: after + n}, nil
+}
+func (*instantLog) Ack(string, int64) {}
+func (*instantLog) Watch(string)      {}
+func (*instantLog) Unwatch(string)    {}
+
+func (*instantLog) Attach(context.Context, ...events.Session) (map[string]events.Position, error) {
+	return map[string]events.Position{}, nil
+}
+func (*instantLog) Detach(context.Context, ...string) error            { return nil }
+func (*instantLog) Attached(context.Context, string) ([]string, error) { return nil, nil }
+func (*instantLog) Behind(context.Context, []events.Sighting) ([]events.Head, error) {
+	return nil, nil
+}
+func (*instantLog) Leave(context.Context, string) error { return nil }
+
+// echo confirms what it is sent through a channel.
+type echo struct{ through chan int64 }
+
+func (e *echo) Send(b Batch) error { e.through <- b.Through; return nil }
+func (*echo) Ping() error          { return nil }
+func (*echo) Close(Closing)        {}
+
+// BenchmarkDeliver is a session's part in a message: wake, read, send, confirm.
+// The log and the socket cost nothing here.
+func BenchmarkDeliver(b *testing.B) {
+	for _, n := range []int64{1, 64} {
+		b.Run(fmt.Sprint("messages=", n), func(b *testing.B) {
+			log := &instantLog{}
+			for range n {
+				log.page = append(log.page, events.Event{Payload: []byte(`"x"`), CreatedAt: time.Now().Add(time.Hour)})
+			}
+			h := New(Config{
+				MaxAge: time.Hour, MaxPerUser: 1, WindowMessages: 1024, WindowBytes: 1 << 20, AckTimeout: time.Minute,
+				Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+			}, log, log)
+			s, err := h.Open(b.Context(), "user", "bench")
+			if err != nil {
+				b.Fatal(err)
+			}
+			client := &echo{make(chan int64, 1)}
+			s.Start(client)
+			heads := []events.Head{{UserID: "user"}}
+			b.ReportAllocs()
+			for b.Loop() {
+				heads[0].Seq += n
+				h.Wake(FromCommit, heads)
+				for through := int64(0); through < heads[0].Seq; {
+					through = <-client.through
+					// instantLog numbers nothing, so the window is confirmed as a whole.
+					if err := s.Ack(through); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			s.End(ByClient)
+			if err := h.Close(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+}
+
+// BenchmarkFanout is what a commit of 64 users costs towards the other replicas,
+// without sending it.
+func BenchmarkFanout(b *testing.B) {
+	f := NewFanout(FanoutConfig{ReplicaID: "replica-0123456789", Metrics: prometheus.NewRegistry()})
+	f.SetPeers(1)
+	heads := make([]events.Head, 64)
+	for i := range heads {
+		heads[i] = events.Head{UserID: fmt.Sprint("user-", 1000+i), Seq: int64(i + 1)}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Publish(heads)
+		if payloads := f.take(); len(payloads) != 1 {
+			b.Fatalf("%d payloads", len(payloads))
+		}
+	}
+}
+
+// BenchmarkWake wakes one of many users, who has nothing to do.
+func BenchmarkWake(b *testing.B) {
+	h := New(Config{MaxPerUser: 1, Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()}, &instantLog{}, &instantLog{})
+	for i := range 10_000 {
+		if _, err := h.Open(b.Context(), fmt.Sprint("user-", i), "bench"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	heads := []events.Head{{UserID: "user-77", Seq: 1}}
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Wake(FromCommit, heads)
+	}
+}
