@@ -137,6 +137,9 @@ func openTab(t testing.TB, profile context.Context, url string) *tab {
 			if err != nil {
 				return // the tab is closed
 			}
+			if m.Source == "rendering" && m.Type == chromedp.ConsoleInfo {
+				continue // that we were faster than autofocus
+			}
 			b.complain(m.Source, fmt.Sprintf("%s (%s:%d)", m, m.URL, m.Line))
 		}
 	})
@@ -203,23 +206,43 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// click clicks with the mouse, when the element is visible and enabled.
+// place is the middle of an element that a person could click now, or null.
+const place = `((selector) => {
+	const element = document.querySelector(selector);
+	if (!element?.checkVisibility() || element.disabled) return null;
+	element.scrollIntoView({ block: 'center', behavior: 'instant' });
+	const box = element.getBoundingClientRect();
+	const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+	return element.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
+})`
+
+// click clicks with the mouse, when the element is there, enabled and not covered.
 func (b *tab) click(selector string) {
 	b.t.Helper()
-	css := chromedp.CSS(selector)
-	b.do(chromedp.WaitEnabled(css), chromedp.Click(css))
+	at := fmt.Sprintf("%s(%q)", place, selector)
+	b.until(at)
+	point := ask[[]float64](b, at)
+	if len(point) != 2 {
+		b.t.Fatalf("%s was there, and is not any more\n%s", selector, b.visible())
+	}
+	b.do(chromedp.MouseClickXY(point[0], point[1]))
 }
 
 // fill types into a field, over what was there.
 func (b *tab) fill(selector, text string) {
 	b.t.Helper()
-	css := chromedp.CSS(selector)
-	b.do(chromedp.WaitVisible(css))
+	b.click(selector)
 	ask[any](b, fmt.Sprintf("document.querySelector(%q).select()", selector))
-	b.do(chromedp.SendKeys(css, text))
+	b.press(text)
 	if typed := ask[string](b, fmt.Sprintf("document.querySelector(%q).value", selector)); typed != text {
 		b.t.Fatalf("typed %q, the field has %q", text, typed)
 	}
+}
+
+// press types keys into what has the focus.
+func (b *tab) press(keys string) {
+	b.t.Helper()
+	b.do(chromedp.KeyEvent(keys))
 }
 
 // until waits for a JavaScript condition, across navigations.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 )
@@ -90,7 +91,15 @@ func TestLooksAndKeyboard(t *testing.T) {
 	t.Parallel()
 	server := newServer(t, common.binary, [4]int{})
 	server.createUser("dora", password)
-	b := openTab(t, newProfile(t), server.page)
+	b := openTab(t, newProfile(t), "about:blank")
+	b.block(server.page + "/config.json")
+	b.do(chromedp.Navigate(server.page))
+	b.until(`document.querySelector('#notice').textContent.includes('does not answer')`)
+	if ask[bool](b, `document.querySelector('#sign-in').checkVisibility()`) {
+		t.Error("a page that does not know where to sign in shows the button")
+	}
+	b.block()
+	b.do(chromedp.Reload())
 	b.until(`document.querySelector('#sign-in').checkVisibility() && document.querySelector('#commands-msg').textContent`)
 	b.look("signed out")
 
@@ -132,13 +141,23 @@ func TestLooksAndKeyboard(t *testing.T) {
 	b.press(kb.Enter)
 	b.until(`document.querySelector('#notice').checkVisibility()`)
 	b.look("with the server away")
-	b.quiet("401 (Unauthorized)", "ERR_CONNECTION_REFUSED", "WebSocket connection to")
+	b.quiet("ERR_BLOCKED_BY_CLIENT", "401 (Unauthorized)", "ERR_CONNECTION_REFUSED", "WebSocket connection to")
 }
 
-// press types keys into what has the focus.
-func (b *tab) press(keys string) {
+// block makes requests fail from now on; none lets all through.
+func (b *tab) block(urls ...string) {
 	b.t.Helper()
-	b.do(chromedp.KeyEvent(keys))
+	var blocked network.SetBlockedURLsParams
+	for _, url := range urls {
+		blocked.URLPatterns = append(blocked.URLPatterns, &network.BlockPattern{URLPattern: url, Block: true})
+	}
+	b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		if _, err := cdp.Call(ctx, t, network.Enable, network.EnableParams{}); err != nil {
+			return err
+		}
+		_, err := cdp.Call(ctx, t, network.SetBlockedURLs, blocked)
+		return err
+	}))
 }
 
 // tabTo presses the tab key until an element has the focus, and checks that one

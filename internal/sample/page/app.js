@@ -16,8 +16,8 @@ let session = null;
 let unseen = 0; // messages that came while the tab was in the background
 
 async function main() {
-  const response = await fetch('config.json', { signal: AbortSignal.timeout(10000) });
-  if (!response.ok) throw new Error('The page’s configuration cannot be read.');
+  const response = await fetch('config.json', { signal: AbortSignal.timeout(10000) }).catch(() => null);
+  if (!response?.ok) throw new Error('The sample application does not answer. Reload this page in a moment.');
   config = await response.json();
   connection = new Connection({
     gatewayUrl: config.gatewayUrl,

@@ -67,6 +67,8 @@ export async function finish(config) {
       grant_type: 'authorization_code', code: answer.get('code') ?? '', redirect_uri: redirectUri(),
       client_id: config.clientId, code_verifier: attempt.verifier,
     }),
+  }).catch(() => {
+    throw new Error(`The issuer at ${config.issuer} cannot be reached. Sign in again in a moment.`);
   });
   const tokens = await response.json().catch(() => ({}));
   if (!response.ok || !tokens.id_token) {
