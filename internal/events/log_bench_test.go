@@ -75,6 +75,7 @@ func BenchmarkAppend(b *testing.B) {
 			var n atomic.Int64
 			b.SetParallelism(max(1, callers/runtime.GOMAXPROCS(0)))
 			b.ReportAllocs()
+			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
 					if _, err := log.Append(b.Context(), []events.Message{benchMessage(n.Add(1))}); err != nil {
@@ -125,6 +126,7 @@ func BenchmarkRead(b *testing.B) {
 		var n atomic.Int64
 		b.SetParallelism(max(1, 64/runtime.GOMAXPROCS(0)))
 		b.ReportAllocs()
+		b.ResetTimer()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
 				user := benchMessage(n.Add(1)).UserID
