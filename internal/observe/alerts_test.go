@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"restante/internal/testdb"
 )
 
 var prometheusDir = filepath.Join("..", "..", "deploy", "prometheus")
@@ -98,6 +100,45 @@ func TestRunbook(t *testing.T) {
 	for name := range maps.Keys(entries) {
 		if strings.HasPrefix(name, "Restante") && !slices.Contains(names, name) {
 			t.Errorf("the runbook has an entry for %s, which is no alert", name)
+		}
+	}
+}
+
+// TestRunbookStatements runs what one would copy at three in the morning.
+func TestRunbookStatements(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(readFile(t, "deploy", "RUNBOOK.md"), -1)
+	if len(blocks) == 0 {
+		t.Fatal("the runbook has no statements")
+	}
+	for _, block := range blocks {
+		for statement := range strings.SplitSeq(strings.TrimSpace(block[1]), ";\n") {
+			if _, err := db.Pool.Exec(t.Context(), strings.TrimSuffix(statement, ";")); err != nil {
+				t.Errorf("%s: %v", statement, err)
+			}
+		}
+	}
+}
+
+// TestRunbookNamesWhatExists: panels and links to entries.
+func TestRunbookNamesWhatExists(t *testing.T) {
+	t.Parallel()
+	text := readFile(t, "deploy", "RUNBOOK.md")
+	titles := map[string]bool{"Restante": true}
+	for _, r := range rows() {
+		for _, p := range r.panels {
+			titles[strings.TrimSuffix(p.title, ", 99 %")] = true
+		}
+	}
+	for _, found := range regexp.MustCompile(`(?s)[^*]\*([A-Z][^*]+)\*[^*]`).FindAllStringSubmatch(text, -1) {
+		if name := strings.Join(strings.Fields(found[1]), " "); !titles[name] {
+			t.Errorf("the runbook sends its reader to a panel %q, which does not exist", name)
+		}
+	}
+	for _, found := range regexp.MustCompile(`\]\(#(\w+)\)`).FindAllStringSubmatch(text, -1) {
+		if !regexp.MustCompile(`(?mi)^## ` + found[1] + `$`).MatchString(text) {
+			t.Errorf("the runbook links to #%s, which does not exist", found[1])
 		}
 	}
 }
