@@ -70,7 +70,7 @@ func TestLive(t *testing.T) {
 
 	outage := []string{"RestantePublishFailing", "RestanteConnectFailing", "RestantePostgresUnreachable", "RestanteListenerDown", "RestanteLeaseAtRisk"}
 	gone := []string{"RestanteReplicaDown", "RestanteAllReplicasDown"}
-	others := []string{"RestanteMessagesWaiting", "RestanteKeyringUnreadable", "RestanteUpkeepStopped"}
+	others := []string{"RestanteMessagesWaiting", "RestanteKeyringUnreadable", "RestanteUpkeepStopped", "RestanteDeliveryOverdue"}
 
 	t.Run("all is well", func(t *testing.T) {
 		eventually(t, "messages are written", func() bool {
@@ -135,11 +135,17 @@ func TestLive(t *testing.T) {
 		clear(outage...)
 	})
 
-	t.Run("nobody takes the census", func(t *testing.T) {
-		w.exec(`DELETE FROM census`)
-		fire("RestanteUpkeepStopped")
+	t.Run("periodic and delivery jobs are not run", func(t *testing.T) {
+		w.exec(`INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at)
+			VALUES ('{"user_id": "nobody"}', 'deliver', 'nobody works this queue', 1, now() - interval '10 minutes')`)
+		eventually(t, "RestanteUpkeepStopped fires", func() bool {
+			w.exec(`DELETE FROM census`) // the gateway may just have taken one
+			return p.firing()["RestanteUpkeepStopped"]
+		})
+		fire("RestanteDeliveryOverdue")
+		w.exec(`DELETE FROM river_job WHERE queue = 'nobody works this queue'`)
 		w.census()
-		clear("RestanteUpkeepStopped")
+		clear("RestanteUpkeepStopped", "RestanteDeliveryOverdue")
 	})
 
 	t.Run("too many connections of one user", func(t *testing.T) {
