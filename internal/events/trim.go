@@ -2,6 +2,8 @@ package events
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -9,7 +11,8 @@ import (
 
 const (
 	trimStreams = 500  // streams looked at per step
-	trimEvents  = 2000 // events deleted per stream and step
+	trimLocks   = 25   // streams locked, and trimmed, per step: their appends wait meanwhile
+	trimEvents  = 2000 // delivered events deleted per stream and step
 	trimTimeout = 30 * time.Second
 )
 
@@ -44,19 +47,20 @@ func (l *Log) Trim(ctx context.Context, budget time.Duration) (Trimmed, error) {
 }
 
 const (
+	// trimWalkSQL is the walk's own lock: while another trim walks there is nothing
+	// to do here.
+	trimWalkSQL = `SELECT trim_after FROM meta FOR UPDATE SKIP LOCKED`
+
 	// trimChunkSQL takes the next streams in order, and says which have something
-	// to do. While another trim walks it finds none.
+	// to do.
 	trimChunkSQL = `
-WITH walk AS (SELECT trim_after FROM meta FOR UPDATE SKIP LOCKED),
-chunk AS (
-	SELECT s.user_id, s.head, s.acked, s.trimmed FROM streams s, walk
-	WHERE s.user_id > walk.trim_after ORDER BY s.user_id LIMIT $1)
 SELECT user_id,
 	head > acked AND EXISTS (SELECT 1 FROM events e
 		WHERE e.user_id = chunk.user_id AND e.seq > chunk.acked AND e.expires_at <= now())
-	OR acked > trimmed AND coalesce((SELECT e.created_at < now() - $2::interval FROM events e
+	OR acked > trimmed AND coalesce((SELECT e.created_at < now() - $3::interval FROM events e
 		WHERE e.user_id = chunk.user_id AND e.seq > chunk.trimmed ORDER BY e.seq LIMIT 1), true)
-FROM chunk ORDER BY user_id`
+FROM (SELECT user_id, head, acked, trimmed FROM streams WHERE user_id > $1 ORDER BY user_id LIMIT $2) chunk
+ORDER BY user_id`
 
 	trimLockSQL = `SELECT 1 FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
 
@@ -85,65 +89,109 @@ FROM (SELECT user_id, least(acked, coalesce((SELECT min(e.seq) - 1 FROM events e
 		WHERE e.user_id = streams.user_id AND e.seq > streams.trimmed), acked)) AS trimmed
 	FROM streams WHERE user_id = ANY($1)) p
 WHERE s.user_id = p.user_id AND p.trimmed > s.trimmed`
+
+	// trimMoreSQL finds the first stream in which delivered events were left behind
+	// because there were too many for one step. Pending ones that expire meanwhile
+	// do not count: they could keep the walk at one stream for ever.
+	trimMoreSQL = `
+SELECT coalesce(min(user_id), '') FROM streams s
+WHERE user_id = ANY($1) AND acked > trimmed AND (SELECT e.seq <= s.acked AND e.created_at < now() - $2::interval
+	FROM events e WHERE e.user_id = s.user_id AND e.seq > s.trimmed ORDER BY e.seq LIMIT 1)`
 )
+
+// dueStream is a stream with something to trim, and the one before it.
+type dueStream struct{ user, before string }
 
 func (l *Log) trimStep(ctx context.Context) (step Trimmed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, l.cfg.Relaxed, func(tx pgx.Tx) error {
 		step = Trimmed{}
-		users, last, seen, err := l.trimChunk(ctx, tx)
+		var from string
+		switch err := tx.QueryRow(ctx, trimWalkSQL).Scan(&from); {
+		case errors.Is(err, pgx.ErrNoRows):
+			step.Round = true
+			return nil
+		case err != nil:
+			return err
+		}
+		due, next, err := l.trimChunk(ctx, tx, from)
 		if err != nil {
 			return err
 		}
-		if len(users) > 0 {
-			b := &pgx.Batch{}
-			b.Queue(trimLockSQL, users)
-			b.Queue(expireSQL, users)
-			b.Queue(passSQL, users)
-			b.Queue(retireSQL, users, l.cfg.Retention, trimEvents)
-			b.Queue(trimmedSQL, users)
-			results := tx.SendBatch(ctx, b)
-			counts := make([]int64, b.Len())
-			for i := range counts {
-				tag, err := results.Exec()
-				if err != nil {
-					results.Close()
-					return err
-				}
-				counts[i] = tag.RowsAffected()
-			}
-			if err := results.Close(); err != nil {
+		step.Round = next == ""
+		if len(due) > 0 {
+			more, err := l.trimStreams(ctx, tx, due, &step)
+			if err != nil {
 				return err
 			}
-			step.Expired, step.Deleted = counts[1], counts[3]
+			if i := slices.IndexFunc(due, func(d dueStream) bool { return d.user == more }); i >= 0 {
+				next, step.Round = due[i].before, false
+			}
 		}
-		switch {
-		case step.Deleted >= trimEvents: // some stream may have more: look at this chunk again
-			return nil
-		case seen < trimStreams:
-			last, step.Round = "", true
-		}
-		_, err = tx.Exec(ctx, `UPDATE meta SET trim_after = $1`, last)
+		_, err = tx.Exec(ctx, `UPDATE meta SET trim_after = $1`, next)
 		return err
 	})
 	return step, unavailable("trim", err)
 }
 
-// trimChunk returns the users of the next chunk that have something to trim, the
-// last user of the chunk, and how many there were.
-func (l *Log) trimChunk(ctx context.Context, tx pgx.Tx) (users []string, last string, seen int, err error) {
-	rows, err := tx.Query(ctx, trimChunkSQL, trimStreams, l.cfg.Retention)
+// trimChunk returns the next streams that have something to trim, and where the
+// walk goes on; "" when this was the end of it.
+func (l *Log) trimChunk(ctx context.Context, tx pgx.Tx, from string) (due []dueStream, next string, err error) {
+	rows, err := tx.Query(ctx, trimChunkSQL, from, trimStreams, l.cfg.Retention)
 	if err != nil {
-		return nil, "", 0, err
+		return nil, "", err
 	}
-	var due bool
-	_, err = pgx.ForEachRow(rows, []any{&last, &due}, func() error {
+	var user string
+	var isDue bool
+	seen, before, full := 0, from, ""
+	_, err = pgx.ForEachRow(rows, []any{&user, &isDue}, func() error {
 		seen++
-		if due {
-			users = append(users, last)
+		if isDue && len(due) < trimLocks {
+			due = append(due, dueStream{user, before})
+			if len(due) == trimLocks {
+				full = user
+			}
 		}
+		before = user
 		return nil
 	})
-	return users, last, seen, err
+	switch {
+	case full != "":
+		next = full
+	case seen == trimStreams:
+		next = user
+	}
+	return due, next, err
+}
+
+// trimStreams trims streams that are due. It returns the first of them that has
+// more to delete than one step may, or "".
+func (l *Log) trimStreams(ctx context.Context, tx pgx.Tx, due []dueStream, step *Trimmed) (more string, err error) {
+	users := make([]string, len(due))
+	for i, d := range due {
+		users[i] = d.user
+	}
+	b := &pgx.Batch{}
+	b.Queue(trimLockSQL, users)
+	b.Queue(expireSQL, users)
+	b.Queue(passSQL, users)
+	b.Queue(retireSQL, users, l.cfg.Retention, trimEvents)
+	b.Queue(trimmedSQL, users)
+	counts := make([]int64, b.Len())
+	b.Queue(trimMoreSQL, users, l.cfg.Retention)
+	results := tx.SendBatch(ctx, b)
+	defer results.Close()
+	for i := range counts {
+		tag, err := results.Exec()
+		if err != nil {
+			return "", err
+		}
+		counts[i] = tag.RowsAffected()
+	}
+	if err := results.QueryRow().Scan(&more); err != nil {
+		return "", err
+	}
+	step.Expired, step.Deleted = counts[1], counts[3]
+	return more, results.Close()
 }
