@@ -87,7 +87,7 @@ func demands(expr parser.Expr, all map[string]demand) {
 			all[selector.Name] = d
 		}
 		for _, m := range selector.LabelMatchers {
-			if m.Name == labels.MetricName {
+			if m.Name == "__name__" {
 				continue
 			}
 			d.labels[m.Name] = true
