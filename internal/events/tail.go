@@ -29,6 +29,7 @@ type tail struct {
 type run struct {
 	watchers int
 	events   []Event // contiguous seqs, at most tailEvents
+	dropped  int     // events dropped from the front, still in the array
 }
 
 type tailRef struct {
@@ -70,11 +71,11 @@ func (t *tail) push(user string, e Event) {
 		return
 	}
 	if n := len(r.events); n > 0 && r.events[n-1].Seq+1 != e.Seq {
-		r.events = nil
+		r.events, r.dropped = nil, 0
 	}
 	if len(r.events) == tailEvents {
 		// A fresh array, for readers may still hold the old one.
-		r.events = append(make([]Event, 0, tailEvents), r.events[tailEvents/2:]...)
+		r.events, r.dropped = append(make([]Event, 0, tailEvents), r.events[tailEvents/2:]...), 0
 	}
 	r.events = append(r.events, e)
 	t.oldest = append(t.oldest, tailRef{r, e.Seq, len(e.Payload) + 128})
@@ -84,8 +85,18 @@ func (t *tail) push(user string, e Event) {
 		t.oldest = t.oldest[1:]
 		t.bytes -= ref.size
 		if len(ref.run.events) > 0 && ref.run.events[0].Seq == ref.seq {
-			ref.run.events = ref.run.events[1:]
+			ref.run.drop()
 		}
+	}
+}
+
+// drop forgets the oldest event of a run. Its payload is free only with the array:
+// when more of that is dropped than held, the rest moves to a new one. The old
+// one is left as it is, for readers may hold it.
+func (r *run) drop() {
+	r.events = r.events[1:]
+	if r.dropped++; r.dropped > len(r.events) {
+		r.events, r.dropped = append([]Event(nil), r.events...), 0
 	}
 }
 
