@@ -4,6 +4,7 @@ package devstack
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ var (
 	stopFast      = os.Interrupt
 	stopImmediate = os.Kill
 )
+
+var errUnsupported = errors.New("a private PostgreSQL is not supported on this system: set DATABASE_URL")
 
 func lockFile(context.Context, string) (func(), error) { return nil, errUnsupported }
 

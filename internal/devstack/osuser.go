@@ -11,12 +11,8 @@ import (
 	"strconv"
 )
 
-var (
-	// ErrLocked is returned by TryLock when another process has the lock.
-	ErrLocked = errors.New("locked by another process")
-
-	errUnsupported = errors.New("a private PostgreSQL is not supported on this system: set DATABASE_URL")
-)
+// ErrLocked is returned by TryLock when another process has the lock.
+var ErrLocked = errors.New("locked by another process")
 
 // TryLock takes an exclusive lock on a file, created if missing, without
 // waiting: ErrLocked if another holder has it, in this process or another. The
