@@ -104,10 +104,10 @@ var indexes = []string{
 }
 
 // Run works the queues until ctx ends; then it lets running jobs finish, cancels
-// those that do not, and returns.
+// those that do not, and returns. While Postgres is away it waits for it.
 func (j *Jobs) Run(ctx context.Context) error {
-	if err := j.client.Start(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("start river: %w", err)
+	if !j.start(ctx) {
+		return nil
 	}
 	<-ctx.Done()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), softStop+hardStop)
@@ -116,6 +116,26 @@ func (j *Jobs) Run(ctx context.Context) error {
 		return fmt.Errorf("stop river: %w", err)
 	}
 	return nil
+}
+
+// start starts River, which gives up at the first connection that breaks: that
+// must not end the replica, whose sessions and appends outlive it too. It reports
+// whether River runs.
+func (j *Jobs) start(ctx context.Context) bool {
+	for {
+		err := j.client.Start(context.WithoutCancel(ctx))
+		if err == nil {
+			return true
+		}
+		j.logger.Warn("River could not start; it is repeated", "err", err)
+		timer := time.NewTimer(retryAfter)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
+	}
 }
 
 // retryPolicy: River's own waits attempt⁴ seconds, and a delivery job may count
