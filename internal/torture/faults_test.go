@@ -150,9 +150,10 @@ func holdStream(w *world, r *rand.Rand) {
 // forgetAcks takes back acks as if their write had been lost, which
 // synchronous_commit=off allows in a crash. A lane that is idle became so by a
 // later write than its ack, so it cannot have survived it.
-func forgetAcks(w *world, r *rand.Rand) {
-	n := w.exec(`UPDATE streams SET acked = greatest(trimmed, acked - $2) WHERE user_id = $1 AND lane <> 0 AND acked > trimmed`,
-		w.users[r.IntN(len(w.users))].name, 1+r.IntN(5))
+func forgetAcks(w *world, r *rand.Rand) { w.forget(w.users[r.IntN(len(w.users))], 1+r.IntN(5)) }
+
+func (w *world) forget(u *user, acks int) {
+	n := w.exec(`UPDATE streams SET acked = greatest(trimmed, acked - $2) WHERE user_id = $1 AND lane <> 0 AND acked > trimmed`, u.name, acks)
 	w.count("acks forgotten", n)
 }
 

@@ -86,7 +86,14 @@ func (p *publisher) post(q post) {
 	unknown := false // of an earlier try
 	for try := 0; ; try++ {
 		p.w.count("posts", 1)
+		settle := func(bool) bool { return false }
+		if q.keyed && !q.poisoned && oneIn(q.r, 6) {
+			settle = p.twin(q, letters)
+		}
 		outcome := p.try(q, letters, unknown)
+		if settle(outcome == isKnown) && outcome == isRefused {
+			outcome = p.unknown(letters)
+		}
 		unknown = unknown || outcome == isUnknown
 		if outcome == isKnown || !q.keyed || try == 20 {
 			return
@@ -136,10 +143,7 @@ func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
 		return isKnown
 	case errors.Is(err, events.ErrOutcomeUnknown) || !errors.Is(err, events.ErrUnavailable) && !errors.Is(err, events.ErrOverloaded):
 		p.w.count("outcomes unknown", 1)
-		for _, l := range letters {
-			p.w.chk.Unknown(l.user.name, l.checked)
-		}
-		return isUnknown
+		return p.unknown(letters)
 	}
 	p.w.count("posts refused", 1)
 	for _, l := range letters {
@@ -148,6 +152,51 @@ func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
 		}
 	}
 	return isRefused
+}
+
+// unknown tells the checker that nobody knows.
+func (p *publisher) unknown(letters []letter) outcome {
+	for _, l := range letters {
+		p.w.chk.Unknown(l.user.name, l.checked)
+	}
+	return isUnknown
+}
+
+// twin posts the same messages with the same keys at the same time as try, as an
+// impatient publisher's retry does: only one of the two is taken, whichever comes
+// first. The function it returns waits for the twin and reports whether that may
+// have been taken; accepted says whether try was.
+func (p *publisher) twin(q post, letters []letter) func(accepted bool) bool {
+	rep := p.w.any(q.r)
+	msgs := make([]events.Message, len(letters))
+	for i, l := range letters {
+		msgs[i] = l.message
+	}
+	var receipts []events.Receipt
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(rep.ctx, 10*time.Second)
+		defer cancel()
+		receipts, err = rep.Log.Append(ctx, msgs)
+	}()
+	return func(accepted bool) bool {
+		<-done
+		if err != nil {
+			return errors.Is(err, events.ErrOutcomeUnknown) || !errors.Is(err, events.ErrUnavailable)
+		}
+		p.w.count("twins", 1)
+		for i, r := range receipts {
+			switch {
+			case r.Err != nil:
+				p.w.violate("user %s: key %s, posted twice at once, was refused: %v", msgs[i].UserID, msgs[i].Key, r.Err)
+			case accepted && p.keyed[len(p.keyed)-len(letters)+i].seq != r.Seq:
+				p.w.violate("user %s: key %s, posted twice at once, is there twice", msgs[i].UserID, msgs[i].Key)
+			}
+		}
+		return true
+	}
 }
 
 // accepted takes the receipt of one message.
