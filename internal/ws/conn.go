@@ -12,8 +12,8 @@ import (
 // Buffers of a connection: client frames are acks and control frames, and what
 // the library writes are control frames of at most 127 bytes.
 const (
-	readBuffer  = 512
-	writeBuffer = 256
+	readBuffer  = 128
+	writeBuffer = 128
 )
 
 // hijacker gives the library a connection with small buffers. The request's own

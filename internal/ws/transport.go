@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -54,37 +53,33 @@ func (t *transport) read() hub.Closing {
 			t.session.Heard()
 			continue
 		}
-		frame, err := io.ReadAll(r)
-		if err != nil {
-			return closingOf(err)
-		}
 		if kind != websocket.MessageText {
 			return hub.Violation(hub.CodePolicy, "restante.v1 takes text frames only")
 		}
-		if err := t.receive(frame); err != nil {
+		seq, err := t.readAck(r)
+		switch {
+		case errors.Is(err, errNoAck):
 			return hub.Violation(hub.CodePolicy, err.Error())
+		case err != nil:
+			return closingOf(err)
+		}
+		if err := t.session.Ack(seq); err != nil {
+			return hub.Violation(hub.CodePolicy, fmt.Sprintf("seq %d: %v", seq, err))
 		}
 	}
 }
 
-// receive takes a client's frame.
-func (t *transport) receive(frame []byte) error {
-	var f struct {
-		Kind string `json:"kind"`
-		Seq  *int64 `json:"seq"`
+// readAck reads a client's frame into a buffer that is shared by all: a
+// connection that waits for its next one keeps none.
+func (t *transport) readAck(r io.Reader) (int64, error) {
+	shared := t.handler.buffer()
+	defer t.handler.release(shared)
+	buffer := bytes.NewBuffer(*shared)
+	_, err := buffer.ReadFrom(r)
+	if *shared = buffer.Bytes(); err != nil {
+		return 0, err
 	}
-	decoder := json.NewDecoder(bytes.NewReader(frame))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil {
-		return errors.New(`not a frame of restante.v1; acknowledge with {"kind":"ack","seq":N}`)
-	}
-	if f.Kind != "ack" || f.Seq == nil || *f.Seq < 0 {
-		return errors.New(`unknown frame; acknowledge with {"kind":"ack","seq":N}`)
-	}
-	if err := t.session.Ack(*f.Seq); err != nil {
-		return fmt.Errorf("seq %d: %w", *f.Seq, err)
-	}
-	return nil
+	return parseAck(*shared)
 }
 
 // pong is called by the reader. In plain mode the payload is the seq that the

@@ -1,0 +1,46 @@
+package ws
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// errNoAck: the client sent something else than an ack.
+var errNoAck = errors.New(`acknowledge with {"kind":"ack","seq":N}`)
+
+// parseAck returns the seq of a client's ack frame, or errNoAck: there is no other
+// frame that a client may send.
+func parseAck(frame []byte) (int64, error) {
+	if seq, ok := parsePlainAck(frame); ok {
+		return seq, nil
+	}
+	var f struct {
+		Kind string `json:"kind"`
+		Seq  *int64 `json:"seq"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(frame))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&f); err != nil {
+		return 0, fmt.Errorf("not a frame of restante.v1; %w", errNoAck)
+	}
+	if f.Kind != "ack" || f.Seq == nil || *f.Seq < 0 {
+		return 0, fmt.Errorf("unknown frame; %w", errNoAck)
+	}
+	return *f.Seq, nil
+}
+
+// parsePlainAck understands an ack as nearly every client writes it, byte for
+// byte. Frames are as many as messages: a decoder for each was a tenth of all
+// that the server allocated.
+func parsePlainAck(frame []byte) (seq int64, ok bool) {
+	digits, ok := bytes.CutPrefix(frame, []byte(`{"kind":"ack","seq":`))
+	digits, ok2 := bytes.CutSuffix(digits, []byte(`}`))
+	if !ok || !ok2 || len(digits) == 0 || digits[0] < '1' || digits[0] > '9' {
+		return 0, false
+	}
+	seq, err := strconv.ParseInt(string(digits), 10, 64)
+	return seq, err == nil
+}
