@@ -140,9 +140,14 @@ func pace(ctx context.Context, l *load, rate int, due chan<- int64) {
 	}
 }
 
-// drain posts to users who are not there, then connects them all at once.
+// drain posts to users who have gone, and then they all come back at once.
 func drain(b *bench) error {
 	l := b.load
+	before, err := b.connectAll(clientBuffer)
+	if err != nil {
+		return err
+	}
+	before.close()
 	started := time.Now()
 	if err := b.fillBacklog(); err != nil {
 		return err

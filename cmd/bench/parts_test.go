@@ -218,7 +218,7 @@ func TestIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verified, err := provider.Verifier(&oidc.Config{ClientID: audience}).Verify(t.Context(), token)
+	verified, err := provider.Verifier(&oidc.Config{ClientID: audience, SupportedSigningAlgs: []string{oidc.ES256}}).Verify(t.Context(), token)
 	if err != nil || verified.Subject != "bench-7" {
 		t.Errorf("token of %v, %v", verified, err)
 	}
