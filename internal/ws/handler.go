@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,8 +27,7 @@ const (
 
 const (
 	readLimit    = 4 << 10          // bytes of a client's frame
-	writeTimeout = 10 * time.Second // of one write, however many frames
-	closeTimeout = 5 * time.Second  // the library's own for the closing handshake
+	writeTimeout = 10 * time.Second // the default
 	maxPooled    = 256 << 10        // larger buffers are left to the garbage collector
 )
 
@@ -36,7 +36,10 @@ type Config struct {
 	// AllowedOrigins are the origins whose pages may connect ("https://app.example",
 	// or "*" for any). Clients that are no browser send no origin and may always.
 	AllowedOrigins []string
-	Logger         *slog.Logger
+	// WriteTimeout bounds one write, however many frames: a client that does not
+	// read for that long is gone. 0 stands for 10 s.
+	WriteTimeout time.Duration
+	Logger       *slog.Logger
 }
 
 // Handler upgrades requests to sessions.
@@ -49,6 +52,7 @@ type Handler struct {
 
 // New makes a Handler for a hub's sessions.
 func New(h *hub.Hub, cfg Config) *Handler {
+	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, writeTimeout)
 	return &Handler{hub: h, cfg: cfg, buffers: sync.Pool{New: func() any { return new([]byte) }}}
 }
 
@@ -73,7 +77,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) e
 		return err
 	}
 	t := &transport{handler: h, session: session, v1: label == v1Label}
-	hijack := &hijacker{ResponseWriter: w, timeout: writeTimeout}
+	hijack := &hijacker{ResponseWriter: w, timeout: h.cfg.WriteTimeout}
 	t.ws, err = websocket.Accept(hijack, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{Protocol},
 		InsecureSkipVerify: true, // the origin was checked above
