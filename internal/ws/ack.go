@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 )
 
@@ -25,6 +26,10 @@ func parseAck(frame []byte) (int64, error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&f); err != nil {
 		return 0, fmt.Errorf("not a frame of restante.v1; %w", errNoAck)
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		// A second ack in the same frame would be passed over in silence.
+		return 0, fmt.Errorf("more than one value in a frame; %w", errNoAck)
 	}
 	if f.Kind != "ack" || f.Seq == nil || *f.Seq < 0 {
 		return 0, fmt.Errorf("unknown frame; %w", errNoAck)
