@@ -49,7 +49,7 @@ func FuzzParseAck(f *testing.F) {
 
 // A plain text frame is the string's text, or the value's bytes; text either way.
 func FuzzPlainText(f *testing.F) {
-	for _, payload := range []string{`"x"`, `"\""`, `"\u0000"`, `"\ud800"`, `"ü"`, `""`, `{"a":"b"}`, `1`, `"`, `"a`, "\"\xff\""} {
+	for _, payload := range []string{`"x"`, `"\""`, `"\u0000"`, `"\ud800"`, `"ü"`, `""`, `{"a":"b"}`, `1`, `"`, `"a`, `"a" `, "\"\xff\""} {
 		f.Add([]byte(payload))
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {

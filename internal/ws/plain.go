@@ -29,7 +29,7 @@ func plainText(payload json.RawMessage) []byte {
 		return payload
 	}
 	// Most strings have nothing to unescape: encoding/json takes 2 µs to say so.
-	if bare := payload[1 : len(payload)-1]; bytes.IndexByte(bare, '\\') < 0 && utf8.Valid(bare) {
+	if bare := payload[1 : len(payload)-1]; payload[len(payload)-1] == '"' && bytes.IndexByte(bare, '\\') < 0 && utf8.Valid(bare) {
 		return bare
 	}
 	var text string
