@@ -128,6 +128,16 @@ func TestFramesRoundTrip(t *testing.T) {
 	same(rest[len(rest)-1], `{"kind":"bye","code":1012,"reason":"a \"reason\"","reconnectAfterMs":1500}`)
 }
 
+// RFC 6455 section 5.2: the length in the fewest bytes.
+func TestHeadersAreTheShortest(t *testing.T) {
+	t.Parallel()
+	for length, want := range map[int]int{0: 2, 125: 2, 126: 4, 65535: 4, 65536: maxHeader} {
+		if got := len(appendHeader(nil, finText, length)); got != want {
+			t.Errorf("the header of %d bytes has %d, want %d", length, got, want)
+		}
+	}
+}
+
 // throughLibrary sends bytes to a client of the library's, in one write, and
 // returns the text frames that it reads.
 func throughLibrary(t *testing.T, stream []byte) (frames []string) {

@@ -3,6 +3,7 @@ package ws_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -191,6 +192,11 @@ func TestDrainTellsClientsToComeBack(t *testing.T) {
 	s := serve(t, coretest.Options{})
 	v1, plain := s.dial(t, "al", "restante.v1"), s.dial(t, "al")
 	v1.next() // hello
+	gaveUp, giveUp := context.WithCancelCause(t.Context())
+	giveUp(context.DeadlineExceeded)
+	if err := s.handler.Wait(gaveUp); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait while connections are open: %v", err)
+	}
 	s.Hub.Drain(time.Minute)
 	code, reason, last := v1.closed()
 	bye := parse(t, last)
