@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -70,7 +71,7 @@ func (e *env) secrets(dir string, database *url.URL) error {
 		return u.String(), nil
 	})
 	s.keep("gateway/token-keys.json", nil)
-	demo := s.keep("demo/password", randomSecret)
+	demo := s.keep("demo/password", demoPassword)
 	s.keep("dex/password-hash", func() (string, error) {
 		hash, err := bcrypt.GenerateFromPassword([]byte(demo), bcrypt.DefaultCost)
 		return string(hash), err
@@ -83,6 +84,10 @@ func (e *env) secrets(dir string, database *url.URL) error {
 // randomSecret has 130 bits and only letters and digits, so that it needs no
 // quoting in URLs, shells and configuration files.
 func randomSecret() (string, error) { return rand.Text(), nil }
+
+// demoPassword is one that people type: 80 bits, and one of each kind of character
+// that issuers may ask for.
+func demoPassword() (string, error) { return "Demo-1-" + strings.ToLower(rand.Text()[:16]), nil }
 
 // secretFiles makes files until one fails.
 type secretFiles struct {

@@ -33,6 +33,7 @@ type config struct {
 	grace      time.Duration
 	giveUp     time.Duration
 	logLevel   slog.Level
+	version    bool
 }
 
 const intro = `Sample is the sample application: POST /process starts a task, which works for a
@@ -74,6 +75,8 @@ func readConfig(args []string, getenv func(string) string, stdout io.Writer) (co
 	fs.DurationVar(&cfg.giveUp, "give-up-after", 15*time.Minute, "how `long` a result is offered to a gateway that does not take it")
 	fs.TextVar(&cfg.logLevel, "log-level", slog.LevelInfo, "`level` of the log: debug, info, warn or error")
 
+	fs.BoolVar(&cfg.version, "version", false, "print the version and exit")
+
 	if err := fs.Parse(args); err != nil {
 		if err == flag.ErrHelp {
 			fmt.Fprint(stdout, intro)
@@ -87,6 +90,9 @@ func readConfig(args []string, getenv func(string) string, stdout io.Writer) (co
 	}
 	if err := fromEnvironment(fs, getenv); err != nil {
 		return config{}, err
+	}
+	if cfg.version {
+		return cfg, nil
 	}
 	return cfg, cfg.complete()
 }

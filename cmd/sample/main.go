@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"restante/internal/buildinfo"
 	"restante/internal/sample"
 )
 
@@ -43,6 +44,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	case err != nil:
 		fmt.Fprintf(stderr, "sample: %v\nSee sample -h.\n", err)
 		return 2
+	case cfg.version:
+		fmt.Fprintln(stdout, "restante-sample", buildinfo.Read())
+		return 0
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: cfg.logLevel}))
 	app, err := newApp(cfg, log)

@@ -3,20 +3,25 @@
 // may not be within reach. It is in no image that is meant for production: anybody
 // who reaches it can make users.
 //
-//	devissuer -url http://id.localhost:8081 -dir /state -allowed-origins http://localhost:8082
+//	devissuer -url http://id.localhost:8081 -dir /state -allowed-origins http://localhost:8082 \
+//		-user testUser -password-file /secrets/demo/password
 //
-// Users and the signing key are kept in -dir. It listens on all addresses, for it
+// Users and the signing key are kept in -dir. The demonstration user is made at the
+// start. It listens on all addresses, for it
 // lives in a container, and stops at the first signal.
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/signal"
@@ -42,6 +47,8 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	issuerURL := flags.String("url", "", "the issuer's `URL`; its port is the one listened on")
 	dir := flags.String("dir", "", "`directory` of users and signing key")
 	origins := flags.String("allowed-origins", "", "`origins` of pages that sign users in, with commas")
+	user := flags.String("user", "", "`name` of a user to make")
+	passwordFile := flags.String("password-file", "", "`file` with that user's password")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -57,6 +64,11 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if *user != "" {
+		if err := makeUser(ctx, issuer.Handler(), *user, *passwordFile); err != nil {
+			return fmt.Errorf("make %s: %w", *user, err)
+		}
+	}
 	server := &http.Server{
 		Addr: ":" + u.Port(), Handler: issuer.Handler(),
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute,
@@ -68,4 +80,24 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	return <-closed
+}
+
+// makeUser goes the way of msg create-user, without a network.
+func makeUser(ctx context.Context, issuer http.Handler, name, passwordFile string) error {
+	password, err := os.ReadFile(passwordFile)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]string{"username": name, "password": strings.TrimSpace(string(password))})
+	if err != nil {
+		return err
+	}
+	request := httptest.NewRequestWithContext(ctx, http.MethodPost, "/users", bytes.NewReader(body))
+	request.Header.Set("Content-Type", "application/json")
+	answer := httptest.NewRecorder()
+	issuer.ServeHTTP(answer, request)
+	if answer.Code/100 != 2 {
+		return fmt.Errorf("%d: %s", answer.Code, answer.Body)
+	}
+	return nil
 }

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// phase is one thing that happens to the stack under load.
+type phase struct {
+	name   string
+	do     func() error
+	noFail bool // no POST may fail, not even for a moment
+	drains bool // devices are told when to come back, not all at once
+}
+
+func (t *test) phases() []phase {
+	return []phase{
+		{name: "nothing happens", do: func() error { return nil }, noFail: true},
+		{name: "--scale gateway=5", do: func() error { return t.scale(5) }, noFail: true},
+		{name: "--scale gateway=3", do: func() error { return t.scale(3) }, noFail: true},
+		{name: "SIGTERM of one replica", do: t.drainOne, noFail: true, drains: true},
+		{name: "rolling restart", do: t.rollingRestart, noFail: true, drains: true},
+		{name: "all replicas at once", do: func() error { return t.composeRestart("gateway") }},
+		{name: "SIGKILL of one replica", do: t.killOne},
+		{name: "restart of PostgreSQL", do: func() error { return t.composeRestart("postgres") }},
+		{name: "restart of HAProxy", do: func() error { return t.composeRestart("haproxy") }},
+	}
+}
+
+// underLoad runs all phases under one load and judges it as a whole.
+func (t *test) underLoad() (err error) {
+	key, err := t.shell("docker compose run --rm -T msg keys create -name load")
+	if err != nil {
+		return err
+	}
+	l := newLoad(t.url("RESTANTE_PORT"), t.url("RESTANTE_ISSUER_PORT"), strings.TrimSpace(key), t.users, t.devices)
+	tokens, err := l.signInAll(t.ctx)
+	if err != nil {
+		return err
+	}
+	posting, stopPosting := context.WithCancel(t.ctx)
+	reading, stopReading := context.WithCancel(t.ctx)
+	var writers, readers, watcher sync.WaitGroup
+	defer func() {
+		stopPosting()
+		writers.Wait()
+		stopReading()
+		readers.Wait()
+		watcher.Wait()
+	}()
+	l.begin()
+	for _, user := range l.users {
+		for range t.devices {
+			d := &device{load: l, user: user, idToken: tokens[user]}
+			readers.Go(func() { d.run(reading) })
+		}
+	}
+	w := &watch{load: l, want: int64(t.users * t.devices)}
+	watcher.Go(func() { w.run(reading) })
+	if err := w.calm(t.ctx, time.Minute); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	writers.Go(func() { l.publish(posting, t.rate) })
+	w.posting.Store(true)
+
+	var failures []error
+	t.say("   %-24s %8s %8s %8s %9s %10s %10s", "", "accepted", "failed", "lost", "slowest", "no 202 for", "well after")
+	for _, p := range t.phases() {
+		if err := t.runPhase(l, w, p); err != nil {
+			failures = append(failures, fmt.Errorf("%s: %w", p.name, err))
+			if t.ctx.Err() != nil {
+				return errors.Join(failures...)
+			}
+		}
+	}
+	stopPosting()
+	writers.Wait()
+	report, err := l.verdict(t.ctx, t.stack)
+	if err != nil {
+		return errors.Join(append(failures, err)...)
+	}
+	t.say("   %s", report)
+	if !report.Clean() {
+		failures = append(failures, wrong("the checker found violations"))
+	}
+	return errors.Join(failures...)
+}
+
+// runPhase does one thing, waits until all is well again, and says how that went.
+func (t *test) runPhase(l *load, w *watch, p phase) error {
+	l.begin()
+	accepted, lost, began := l.accepted.Load(), l.lost.Load(), l.now()
+	w.begin()
+	if err := p.do(); err != nil {
+		return err
+	}
+	if rest := t.phase - (l.now() - began); rest > 0 {
+		if err := pause(t.ctx, rest); err != nil {
+			return err
+		}
+	}
+	calm := w.calm(t.ctx, time.Minute)
+	seen := l.end()
+	disturbed := max(w.disturbed(), seen.lastFail, time.Duration(l.lastLate.Load()))
+	recovery := "-"
+	if disturbed > began {
+		recovery = fmt.Sprintf("%.1f s", (disturbed - began).Seconds())
+	}
+	t.say("   %-24s %8d %8d %8d %6d ms %7d ms %10s", p.name, l.accepted.Load()-accepted, len(seen.failed), l.lost.Load()-lost,
+		time.Duration(l.slowest.Load()).Milliseconds(), w.longestSilence().Milliseconds(), recovery)
+	if n := len(seen.after); n > 0 {
+		t.say("     %d devices were told to come back, after %d to %d ms", n, seen.after[0], seen.after[n-1])
+	}
+	for _, kind := range slices.Sorted(maps.Keys(seen.kinds)) {
+		t.say("     failed POST, %d times: %s", seen.kinds[kind], kind)
+	}
+	if calm != nil {
+		return calm
+	}
+	if p.drains && (len(seen.after) == 0 || seen.after[len(seen.after)-1]-seen.after[0] < 1000) {
+		return wrong("devices were told to come back after %v ms: at random within five seconds, it should be", seen.after)
+	}
+	if p.noFail && len(seen.failed) > 0 {
+		return wrong("%d POSTs failed, and none may: %s", len(seen.failed), seen.failed[0])
+	}
+	return nil
+}
+
+func (t *test) scale(n int) error {
+	_, err := t.compose(fmt.Sprintf("up -d --scale gateway=%d", n))
+	if err != nil {
+		return err
+	}
+	ids, err := t.containers("gateway")
+	if err == nil && len(ids) != n {
+		err = wrong("%d replicas instead of %d", len(ids), n)
+	}
+	return err
+}
+
+func (t *test) composeRestart(service string) error {
+	_, err := t.compose("restart " + service)
+	return err
+}
+
+func (t *test) rollingRestart() error {
+	ids, err := t.containers("gateway")
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := t.shell("docker restart " + id); err != nil {
+			return err
+		}
+		if err := t.healthy(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// killOne kills a replica the hard way and starts it again when others have taken over.
+func (t *test) killOne() error {
+	ids, err := t.containers("gateway")
+	if err != nil {
+		return err
+	}
+	if _, err := t.shell("docker kill -s KILL " + ids[0]); err != nil {
+		return err
+	}
+	if err := pause(t.ctx, t.phase/2); err != nil {
+		return err
+	}
+	if _, err := t.shell("docker start " + ids[0]); err != nil {
+		return err
+	}
+	return t.healthy(ids[0])
+}
+
+// drainOne stops a replica as docker does, and looks at each promise of a drain:
+// readiness goes first, clients are told when to come back and not all at once, and it
+// ends by itself, in time and with exit code 0.
+func (t *test) drainOne() error {
+	ids, err := t.containers("gateway")
+	if err != nil {
+		return err
+	}
+	id := ids[0]
+	began := time.Now()
+	var unready string
+	var looking sync.WaitGroup
+	looking.Go(func() { // it is still at work, and says that it will not be for long
+		for unready == "" && time.Since(began) < 10*time.Second {
+			out, err := t.shell("docker exec " + id + " /usr/local/bin/restante-server -health http://127.0.0.1:9090/readyz || true")
+			if err != nil {
+				return
+			}
+			if strings.Contains(out, `"draining":true`) {
+				unready = out
+			}
+		}
+	})
+	_, err = t.shell("docker stop " + id)
+	took := time.Since(began)
+	looking.Wait()
+	if err != nil {
+		return err
+	}
+	state, err := t.shell("docker inspect --format '{{.State.ExitCode}} {{.Config.StopTimeout}}' " + id)
+	if err != nil {
+		return err
+	}
+	if _, err := t.shell("docker start " + id); err != nil {
+		return err
+	}
+	t.say("     gone after %.1f s, exit code and stop timeout %s", took.Seconds(), strings.TrimSpace(state))
+	if !strings.HasPrefix(state, "0 ") {
+		return wrong("exit code and stop timeout are %s", state)
+	}
+	if unready == "" {
+		return wrong("nobody saw /readyz say that it drains")
+	}
+	return t.healthy(id)
+}
