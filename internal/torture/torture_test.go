@@ -99,7 +99,14 @@ func TestTorture(t *testing.T) {
 	emptyUnlogged(w, nil)
 	w.rest(time.Minute)
 	w.presence(10 * time.Second)
-	for _, u := range w.users { // who was offline finds everything
+	// Who goes leaves no row behind, and who comes finds everything.
+	for i, u := range w.users {
+		u.devices[0].want(i%2 == 0)
+		u.devices[1].want(i%3 == 0)
+	}
+	w.rest(time.Minute)
+	w.presence(10 * time.Second)
+	for _, u := range w.users {
 		u.devices[0].want(true)
 	}
 	w.rest(time.Minute)
