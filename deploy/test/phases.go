@@ -67,7 +67,13 @@ func (t *test) underLoad() (err error) {
 		return fmt.Errorf("connect: %w", err)
 	}
 	writers.Go(func() { l.publish(posting, t.rate) })
+	if err := pause(t.ctx, 3*time.Second); err != nil { // pools fill, plans are made
+		return err
+	}
 	w.posting.Store(true)
+	if err := w.calm(t.ctx, time.Minute); err != nil {
+		return fmt.Errorf("begin to post: %w", err)
+	}
 
 	var failures []error
 	t.say("   %-24s %8s %8s %8s %9s %10s %10s", "", "accepted", "failed", "lost", "slowest", "no 202 for", "well after")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -84,6 +85,9 @@ func (w *watch) calm(ctx context.Context, within time.Duration) error {
 	}
 }
 
+// addresses make every error of the network another one.
+var addresses = regexp.MustCompile(`127\.0\.0\.1:\d+(->127\.0\.0\.1:\d+)?:? ?`)
+
 // phaseSeen is what went wrong in a phase.
 type phaseSeen struct {
 	failed   []string
@@ -104,7 +108,7 @@ func (l *load) end() phaseSeen {
 	defer l.mu.Unlock()
 	seen := phaseSeen{failed: l.failed, lastFail: l.lastFail, kinds: map[string]int{}}
 	for _, text := range l.failed {
-		seen.kinds[text]++
+		seen.kinds[addresses.ReplaceAllString(text, "")]++
 	}
 	for _, f := range l.byes {
 		if f.Code == draining {
