@@ -127,6 +127,13 @@ type Debt struct {
 }
 
 const (
+	// settleDurablySQL makes this the one relaxed transaction that waits for the
+	// disk: the job that has seen its lane settled ends itself in River, and if
+	// Postgres forgot the lane in a crash between the two, the lane would be owed
+	// and the job gone (I2). The lock alone writes to Postgres's log, so what the job
+	// has only seen, an ack or an attach, is on disk as well when it returns.
+	settleDurablySQL = `SELECT set_config('synchronous_commit', 'on', true)`
+
 	// settleSQL decides under the lock of the statement before it.
 	settleSQL = `
 UPDATE streams s SET lane = CASE WHEN acked >= head THEN 0 ELSE 2 END
@@ -147,12 +154,16 @@ func (l *Log) Settle(ctx context.Context, userID string) (Debt, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
 	b := &pgx.Batch{}
+	b.Queue(settleDurablySQL)
 	b.Queue(`SELECT lane FROM streams WHERE user_id = $1 FOR NO KEY UPDATE`, userID)
 	b.Queue(settleSQL, userID, l.cfg.Lease)
 	b.Queue(pendingForSQL, userID)
 	results := l.cfg.Relaxed.SendBatch(ctx, b)
 	defer results.Close()
 
+	if _, err := results.Exec(); err != nil {
+		return Debt{}, unavailable("settle lane", err)
+	}
 	debt, err := readDebt(results)
 	if err == nil {
 		err = results.Close()
