@@ -59,12 +59,14 @@ func (t *tampers) clear(user string) {
 
 // restoredSQL says when the debt is held by a job again: the tampered one has
 // come to its end, and either none is owed or there is one that has its look at
-// the lane before it. A running job may have had it, and be about to end.
+// the lane before it. A running job may have had it, and be about to end; and so
+// may one that was reaped from a living replica, which still ends it from memory:
+// only a job that has never run is sure to look.
 const restoredSQL = `
 SELECT NOT EXISTS (SELECT 1 FROM river_job WHERE id = $2 AND finalized_at IS NULL)
 	AND (lane <> 1 OR EXISTS (
 		SELECT 1 FROM river_job WHERE kind = 'deliver' AND args->>'user_id' = $1
-			AND state IN ('available', 'pending', 'retryable', 'scheduled')))
+			AND state IN ('available', 'pending', 'retryable', 'scheduled') AND attempted_at IS NULL))
 FROM streams WHERE user_id = $1`
 
 // keepUp runs upkeep until the function it returns is called.
