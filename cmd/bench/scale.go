@@ -30,7 +30,8 @@ var scaleMode = mode{
 	summary: "Whether a message costs more as the work grows: CPU per message over users, replicas and events in the log, up to what -users, -replicas and -past say.",
 	example: "bench scale -users 100000 -replicas 4 -past 10000000 -duration 5s",
 	defaults: func(o *options) {
-		o.users, o.connected, o.replicas, o.past, o.duration, o.warmup = 100_000, 8000, 4, 10_000_000, 4*time.Second, time.Second
+		// The warm-up is longer than the deliver delay: jobs are part of the cost.
+		o.users, o.connected, o.replicas, o.past, o.duration, o.warmup = 100_000, 8000, 4, 10_000_000, 6*time.Second, 12*time.Second
 	},
 	own: true,
 }
