@@ -59,15 +59,15 @@ type user struct {
 
 // worldConfig sizes a world.
 type worldConfig struct {
-	url, name string
-	pool      *pgxpool.Pool
-	seed      uint64
-	replicas  int
-	users     int
-	devices   int // per user
-	options   coretest.Options
-	dropped   float64 // how many of the wakes and of the notifications of an append are lost
-	lost      float64 // how many of Postgres's replies are lost, with their connections
+	url      string
+	pool     *pgxpool.Pool
+	seed     uint64
+	replicas int
+	users    int
+	devices  int // per user
+	options  coretest.Options
+	dropped  float64 // how many of the wakes and of the notifications of an append are lost
+	lost     float64 // how many of Postgres's replies are lost, with their connections
 }
 
 func newWorld(t testing.TB, cfg worldConfig) *world {
