@@ -192,9 +192,9 @@ func TestDrainTellsClientsToComeBack(t *testing.T) {
 	s := serve(t, coretest.Options{})
 	v1, plain := s.dial(t, "al", "restante.v1"), s.dial(t, "al")
 	v1.next() // hello
-	gaveUp, giveUp := context.WithCancelCause(t.Context())
-	giveUp(context.DeadlineExceeded)
-	if err := s.handler.Wait(gaveUp); !errors.Is(err, context.DeadlineExceeded) {
+	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := s.handler.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("wait while connections are open: %v", err)
 	}
 	s.Hub.Drain(time.Minute)
@@ -208,8 +208,8 @@ func TestDrainTellsClientsToComeBack(t *testing.T) {
 	if _, err := fmt.Sscanf(reason, "replica is stopping, connect again in %d ms", &ms); err != nil || code != 1012 || ms < 0 || ms >= 60_000 {
 		t.Errorf("plain: closed with %d %q", code, reason)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
+	ctx, cancelWait := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancelWait()
 	if err := s.handler.Wait(ctx); err != nil {
 		t.Error(err)
 	}
