@@ -198,7 +198,11 @@ func (t *run) postOne(r *rand.Rand) { t.post(r, post{users: []*user{t.user(r)}})
 
 func (t *run) postBurst(r *rand.Rand) {
 	p := post{}
-	for u := t.user(r); len(p.users) == 0 || !oneIn(r, 20); {
+	n := 1 + r.IntN(30)
+	if oneIn(r, 15) {
+		n = 300 // more than one page of the log
+	}
+	for u := t.user(r); len(p.users) < n; {
 		p.users = append(p.users, u)
 	}
 	t.post(r, p)
