@@ -125,6 +125,7 @@ func (t *test) all() error {
 	}{
 		{"build", t.build},
 		{"the image", t.image},
+		{"the systemd unit", t.systemdUnit},
 		{"up", t.up},
 		{"no secrets in sight", t.noSecrets},
 		{"the seed's seven steps, on this machine", t.sevenStepsHere},

@@ -60,6 +60,27 @@ func (t *test) image() error {
 	return nil
 }
 
+// systemdUnit lets systemd judge the unit, in a root directory where its programs are.
+func (t *test) systemdUnit() error {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.say("   not tried: there is no systemd-analyze")
+		return nil
+	}
+	out, err := t.shell("root=" + filepath.Join(t.dir, "root") + `
+mkdir -p $root/usr/local/bin $root/etc/systemd/system $root/usr/lib/systemd
+for name in server migrate; do printf '#!/bin/sh\n' >$root/usr/local/bin/restante-$name; done
+chmod +x $root/usr/local/bin/*
+cp -r /lib/systemd/system $root/usr/lib/systemd/
+cp systemd/restante.service $root/etc/systemd/system/
+systemd-analyze verify --root=$root restante.service 2>&1
+systemd-analyze security --offline=true systemd/restante.service | tail -n 1`)
+	if err != nil {
+		return err
+	}
+	t.say("   %s", strings.TrimSpace(out))
+	return nil
+}
+
 // variable is one of the stack's environment variables.
 func (s *stack) variable(name string) string {
 	for _, v := range s.env {
