@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -110,12 +111,15 @@ func (w *walker) value() []byte {
 }
 
 func (w *walker) skipString() {
-	for w.at++; w.data[w.at] != '"'; w.at++ {
-		if w.data[w.at] == '\\' {
-			w.at++
+	for w.at++; ; {
+		end := w.at + bytes.IndexByte(w.data[w.at:], '"')
+		escape := bytes.IndexByte(w.data[w.at:end], '\\')
+		if escape < 0 {
+			w.at = end + 1
+			return
 		}
+		w.at += escape + 2
 	}
-	w.at++
 }
 
 // skipWord goes behind a number, true, false or null.

@@ -85,6 +85,10 @@ func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap lets http.ResponseController reach flushing and deadlines.
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
+// chunkedFrom is the length from which net/http sends a body of unknown length in
+// chunks, with a write to the socket for each.
+const chunkedFrom = 2048
+
 // answer writes a JSON answer. A client that is gone is no failure of ours.
 func (x *exchange) answer(status int, body []byte) *problem {
 	x.Header()["Content-Type"] = x.route.contentType
@@ -92,6 +96,9 @@ func (x *exchange) answer(status int, body []byte) *problem {
 }
 
 func (x *exchange) write(status int, body []byte) *problem {
+	if len(body) > chunkedFrom {
+		x.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	}
 	x.WriteHeader(status)
 	_, _ = x.Write(body)
 	return nil

@@ -9,9 +9,6 @@ import (
 	"restante/internal/hub"
 )
 
-// timeFormat is RFC 3339 in UTC with milliseconds, as everywhere in the API.
-const timeFormat = "2006-01-02T15:04:05.000Z"
-
 // hello is the first frame: where the stream stands.
 func (t *transport) hello() error {
 	at := t.session.Position()
@@ -46,13 +43,13 @@ func appendMessage(b []byte, e *events.Event) []byte {
 	b = append(b, `{"kind":"message","seq":`...)
 	b = strconv.AppendInt(b, e.Seq, 10)
 	b = append(b, `,"time":"`...)
-	b = e.CreatedAt.UTC().AppendFormat(b, timeFormat)
+	b = events.AppendTime(b, e.CreatedAt)
 	b = append(b, '"')
 	b = appendString(b, `,"type":`, e.Type)
 	b = append(b, `,"message":`...)
 	b = append(b, e.Payload...)
 	b = append(b, `,"expires":"`...)
-	b = e.ExpiresAt.UTC().AppendFormat(b, timeFormat)
+	b = events.AppendTime(b, e.ExpiresAt)
 	b = append(b, '"')
 	b = appendString(b, `,"traceparent":`, e.Traceparent)
 	b = append(b, '}')
