@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 )
 
 // causes are those that can be had at the same time: some alerts take half a
@@ -151,15 +152,27 @@ func (w *world) lieIdle() (end func()) {
 		FROM pg_stat_activity WHERE backend_type = 'client backend'`).Scan(&missing); err != nil {
 		w.t.Fatal(err)
 	}
-	var idle []*pgx.Conn
-	for range missing {
-		idle = append(idle, w.dial())
+	idle := make([]*pgx.Conn, missing)
+	var dials errgroup.Group
+	dials.SetLimit(16)
+	for i := range idle {
+		dials.Go(func() (err error) {
+			idle[i], err = pgx.Connect(w.t.Context(), w.url)
+			return err
+		})
 	}
-	return func() {
+	leave := func() {
 		for _, conn := range idle {
-			_ = conn.Close(w.t.Context()) // it has done nothing
+			if conn != nil {
+				_ = conn.Close(context.Background()) // it has done nothing
+			}
 		}
 	}
+	w.t.Cleanup(leave)
+	if err := dials.Wait(); err != nil {
+		w.t.Fatal(err)
+	}
+	return leave
 }
 
 // lockTable holds a lock for less than the 2 s after which an append gives up:

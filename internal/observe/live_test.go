@@ -13,8 +13,8 @@ import (
 
 // hastened turns minutes into seconds and hours into minutes: in "for", in ranges,
 // and in the age of a transaction, which alone of all ages cannot be set back. What
-// else is compared with a number of seconds stays as it is. The queue of
-// notifications, 8 GB, is made as much smaller.
+// else is compared with a number of seconds stays as it is. The bound of the queue
+// of notifications shrinks as well: it has 8 GB.
 func hastened(t testing.TB) string {
 	t.Helper()
 	span := regexp.MustCompile(`(for: |\[)(\d+)(m|h)`)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // cause is something that goes wrong, and the alerts that tell of it.
@@ -50,11 +51,14 @@ func (w *watch) undergo(t *testing.T, causes ...cause) {
 	var names []string
 	var ends []func()
 	for _, c := range causes {
+		began := time.Now()
 		names = append(names, c.alerts...)
 		ends = append(ends, c.begin())
-		t.Logf("%s: %v", c.what, c.alerts)
+		t.Logf("%s, begun in %v: %v", c.what, time.Since(began).Round(time.Millisecond), c.alerts)
 	}
+	began := time.Now()
 	w.fire(t, names...)
+	t.Logf("all have fired within %v", time.Since(began).Round(time.Millisecond))
 	for _, end := range slices.Backward(ends) {
 		end()
 	}
