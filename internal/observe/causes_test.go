@@ -68,8 +68,8 @@ func (w *world) strandJob() (end func()) {
 	return func() { w.exec(`DELETE FROM river_job WHERE queue = 'nobody works this queue'`) }
 }
 
-// breakLanes makes Postgres refuse to settle the lanes of ten users: all the other
-// delivery jobs still outnumber theirs.
+// breakLanes makes Postgres refuse to settle the lanes of ten users, whose jobs try
+// again every second. A lock would do it as well, and fill the pools.
 func (w *world) breakLanes() (end func()) {
 	w.exec(`ALTER TABLE streams ADD CONSTRAINT broken CHECK (user_id NOT LIKE 'broken-%' OR lane = 1) NOT VALID;
 		INSERT INTO streams (user_id, lane) SELECT 'broken-' || n, 1 FROM generate_series(1, 10) n;
