@@ -31,8 +31,12 @@ func headlines() []panel {
 		},
 		{
 			kind: stat, title: "Replicas", width: 4, height: 4, unit: "short", steps: []step{{0, red}, {1, yellow}, {2, green}},
-			about:   "Replicas whose metrics can be fetched. With a single one there is nobody to take over.",
-			queries: []query{{`count(up{job="restante"} == 1) or vector(0)`, "up"}},
+			about: "Replicas whose metrics can be fetched, and how many more there were for most of the last hour. With a single one there is nobody to take over.",
+			queries: []query{
+				{`count(up{job="restante"} == 1) or vector(0)`, "up"},
+				{`ceil(clamp_min(quantile_over_time(0.9, count(up{job="restante"} == 1)[1h:]) - (count(up{job="restante"} == 1) or vector(0)), 0))`, "missing"},
+			},
+			own: map[string][]step{"missing": {{0, green}, {1, yellow}}},
 		},
 		{
 			kind: stat, title: "Connections", width: 4, height: 4, unit: "short", steps: []step{{0, green}},
@@ -50,11 +54,12 @@ func headlines() []panel {
 func throughput() []panel {
 	return []panel{
 		{
-			title: "Accepted and written", unit: "ops",
-			about: "Messages committed to the log, and messages written to connections. Written lags behind while users are away, and exceeds accepted when users have several connections or come back to a backlog.",
+			title: "Accepted, written, acknowledged", unit: "ops",
+			about: "Messages committed to the log, messages written to connections, and acknowledgements: only those are deliveries. Written lags behind while users are away, and exceeds accepted when users have several connections or come back to a backlog. One acknowledgement may be for several messages; that of a backlog from before the connection is not counted.",
 			queries: []query{
 				{`sum(rate(restante_append_messages_total{instance=~"$replica"}[$__rate_interval]))`, "accepted"},
 				{`sum(rate(restante_session_messages_written_total{instance=~"$replica"}[$__rate_interval]))`, "written"},
+				{`sum(rate(restante_append_to_ack_seconds_count{instance=~"$replica"}[$__rate_interval]))`, "acknowledged"},
 				{`sum(rate(restante_append_repeated_total{instance=~"$replica"}[$__rate_interval]))`, "repeated (idempotency key)"},
 			},
 		},

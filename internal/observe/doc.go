@@ -12,9 +12,12 @@
 //	UPDATE_GOLDEN=1 go test ./internal/observe -run TestDashboardIsGenerated
 //
 // Alerts and their cases are written by hand, in deploy/prometheus. TestAlertCases
-// plays the cases with promtool; TestLive runs replicas, Postgres and Prometheus,
-// takes Postgres and replicas away, and gives them back. There, alerts run on a
-// clock that is sixty times as fast: minutes in the rules are seconds.
+// plays the cases with promtool. TestLive runs replicas, Postgres and Prometheus, and
+// has a cause for each alert, none excepted: it begins, the alert fires; it ends, the
+// alert clears. There, alerts run on a clock that is sixty times as fast: minutes in
+// the rules are seconds. Of the two bounds that cannot be reached in seconds, the age
+// of a transaction is shortened likewise, and so is the part of the queue of
+// notifications that must be full: a quarter of it would be 2 GB.
 //
 // Failure: without Prometheus, and where it cannot be fetched from the
 // distribution's packages, the tests fail and say what to install.

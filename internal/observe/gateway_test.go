@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -53,7 +54,7 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(transport.CloseIdleConnections)
 	w := &world{t: t, postgres: testdb.Cluster(t), keyring: filepath.Join(t.TempDir(), "keys.json"), web: &http.Client{Transport: transport, Timeout: 10 * time.Second}}
 	w.url = testdb.Migrated(t, w.postgres)
-	pool, err := pgxpool.New(t.Context(), w.url)
+	pool, err := pgxpool.New(t.Context(), w.url+"&pool_max_conns=8")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,35 +71,29 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.tokens = tokens.New(pool, ring, tokens.Config{TTL: time.Minute}, metrics.NewRegistry())
+	w.tokens = tokens.New(pool, ring, tokens.Config{TTL: time.Hour}, metrics.NewRegistry())
 	if _, w.key, err = publishers.New(pool, metrics.NewRegistry()).Create(t.Context(), "test", []string{"publish"}, ""); err != nil {
 		t.Fatal(err)
 	}
 	w.log = events.New(events.Config{Durable: pool, Relaxed: pool, OnCommit: func([]events.Head) {}, Lease: 12 * time.Second, Metrics: metrics.NewRegistry()})
-	w.replicas = []*replica{w.start("127.0.0.1:0"), w.start("127.0.0.1:0")}
+	w.replicas = []*replica{w.start("127.0.0.1:0", 5*time.Minute), w.start("127.0.0.1:0", 2*time.Second)}
 	w.census() // River's leader takes its own within seconds, but seconds are minutes here
 	return w
 }
 
 var serving = regexp.MustCompile(`"msg":"serving","replica":"[^"]+","address":"([^"]+)","admin":"([^"]+)"`)
 
-func (w *world) start(admin string) *replica {
+const relaxedConns = 12
+
+// start starts a replica whose clients have so long to acknowledge.
+func (w *world) start(admin string, ackTimeout time.Duration) *replica {
 	w.t.Helper()
 	c := start(w.t, []string{"DATABASE_URL=" + w.url}, serverBinary,
 		"-listen", "127.0.0.1:0", "-admin-listen", admin, "-oidc-issuer", "http://127.0.0.1:1", "-token-keyring", w.keyring,
-		"-deliver-delay", "1s", "-ack-timeout", "5m", "-sessions-per-user", "2", "-db-durable-conns", "3", "-db-relaxed-conns", "6")
+		"-deliver-delay", "1s", "-ack-timeout", ackTimeout.String(), "-sessions-per-user", "2",
+		"-db-durable-conns", "3", "-db-relaxed-conns", strconv.Itoa(relaxedConns))
 	found := c.says(serving)
 	return &replica{c, found[1], found[2]}
-}
-
-// token lets a user connect once.
-func (w *world) token(user string) string {
-	w.t.Helper()
-	token, _, err := w.tokens.Issue(w.t.Context(), user, user)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return token
 }
 
 // client is a connection of a user that receives, and acknowledges while it may.
@@ -115,17 +110,28 @@ type client struct {
 // connect opens a connection: restante.v1, or plain without a subprotocol.
 func (w *world) connect(r *replica, user string, subprotocols ...string) *client {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
-	defer cancel()
-	token := w.token(user)
-	conn, _, err := websocket.Dial(ctx, "ws://"+r.address+"/v1/connect?token="+token, &websocket.DialOptions{Subprotocols: subprotocols})
+	c, err := w.tryConnect(w.t.Context(), r, user, &client{}, subprotocols...)
 	if err != nil {
 		w.t.Fatalf("connect: %v", err)
 	}
-	c := &client{token: token, conn: conn, done: make(chan struct{})}
-	go c.read()
 	w.t.Cleanup(c.close)
 	return c
+}
+
+// tryConnect is connect for those that may fail.
+func (w *world) tryConnect(ctx context.Context, r *replica, user string, c *client, subprotocols ...string) (_ *client, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if c.token, _, err = w.tokens.Issue(ctx, user, user); err != nil {
+		return nil, err
+	}
+	c.conn, _, err = websocket.Dial(ctx, "ws://"+r.address+"/v1/connect?token="+c.token, &websocket.DialOptions{Subprotocols: subprotocols})
+	if err != nil {
+		return nil, err
+	}
+	c.done = make(chan struct{})
+	go c.read()
+	return c, nil
 }
 
 func (c *client) read() {
@@ -156,6 +162,12 @@ func (c *client) ack(seq int64) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = c.conn.Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"kind":"ack","seq":%d}`, seq)) // read notices
+}
+
+func (c *client) hush() {
+	c.mu.Lock()
+	c.silent = true
+	c.mu.Unlock()
 }
 
 // speak ends the silence: everything is acknowledged.
@@ -191,11 +203,30 @@ func (w *world) request(method, url, body string, header ...string) int {
 }
 
 func (w *world) post(r *replica, user, key string) int {
-	header := []string{"Authorization", "Bearer " + w.key, "Content-Type", "application/json"}
+	var header []string
 	if key != "" {
-		header = append(header, "Idempotency-Key", key)
+		header = []string{"Idempotency-Key", key}
 	}
-	return w.request("POST", "http://"+r.address+"/v1/messages", fmt.Sprintf(`{"userId":%q,"message":"hello"}`, user), header...)
+	return w.postBody(r, fmt.Sprintf(`{"userId":%q,"message":"hello"}`, user), header...)
+}
+
+func (w *world) postBody(r *replica, body string, header ...string) int {
+	header = append(header, "Authorization", "Bearer "+w.key, "Content-Type", "application/json")
+	return w.request("POST", "http://"+r.address+"/v1/messages", body, header...)
+}
+
+// accepted posts a message that must be accepted.
+func (w *world) accepted(r *replica, user string) {
+	w.t.Helper()
+	if status := w.post(r, user, ""); status != http.StatusAccepted {
+		w.t.Fatalf("post to %s: %d", user, status)
+	}
+}
+
+// tryToConnect asks for a connection with a token that was used.
+func (w *world) tryToConnect(r *replica, used string) {
+	w.request("GET", "http://"+r.address+"/v1/connect?token="+used, "",
+		"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
 }
 
 // work is the life of a small gateway, again and again until ctx ends: messages
@@ -214,8 +245,7 @@ func (w *world) work(ctx context.Context, used string) {
 		w.post(r, []string{"ann", "bob", "away"}[i%3], "")
 		w.post(r, "ann", fmt.Sprint("key-", i/10))
 		if i%5 == 0 {
-			w.request("GET", "http://"+r.address+"/v1/connect?token="+used, "",
-				"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+			w.tryToConnect(r, used)
 		}
 	}
 }
@@ -225,6 +255,14 @@ func (w *world) exec(sql string) {
 	if _, err := w.pool.Exec(w.t.Context(), sql); err != nil {
 		w.t.Fatalf("%s: %v", sql, err)
 	}
+}
+
+// holds waits until a condition on the database holds.
+func (w *world) holds(what, sql string) {
+	w.t.Helper()
+	eventually(w.t, what, func() (holds bool) {
+		return w.pool.QueryRow(w.t.Context(), sql).Scan(&holds) == nil && holds
+	})
 }
 
 func (w *world) census() {

@@ -13,7 +13,7 @@ import (
 
 // patience is how long anything may take that does happen in the end. It is
 // spent only by tests that fail.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // serverBinary is where TestMain puts the gateway: testing has no other way to
 // hand a value from there to the tests.

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -106,27 +105,30 @@ func unpack(work string) error {
 type prometheus struct {
 	*child
 	url     string
+	targets string // file
 	started time.Time
 }
 
 var listensOn = regexp.MustCompile(`msg="Listening on".*address=(\S+)`)
 
 // startPrometheus runs a server that scrapes the targets twice a second and evaluates
-// the rules four times.
+// the rules four times. The targets stand in a file, for some may leave it, as
+// containers that are stopped leave the DNS.
 func startPrometheus(t testing.TB, rules string, targets ...string) *prometheus {
 	t.Helper()
 	dir := t.TempDir()
-	config := fmt.Sprintf(`
+	const config = `
 global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 250ms}
 rule_files: [rules.yml]
-scrape_configs: [{job_name: restante, static_configs: [{targets: [%s]}]}]
-`, strings.Join(targets, ", "))
+scrape_configs: [{job_name: restante, file_sd_configs: [{files: [targets.json]}]}]
+`
 	for name, text := range map[string]string{"prometheus.yml": config, "rules.yml": rules} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p := &prometheus{started: time.Now()}
+	p := &prometheus{started: time.Now(), targets: filepath.Join(dir, "targets.json")}
+	p.scrape(t, targets...)
 	p.child = start(t, nil, prometheusServer(t), "--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
 	p.url = "http://" + p.says(listensOn)[1]
@@ -139,6 +141,22 @@ scrape_configs: [{job_name: restante, static_configs: [{targets: [%s]}]}]
 		return answer.StatusCode == http.StatusOK
 	})
 	return p
+}
+
+// scrape changes the targets. Prometheus follows within ten seconds.
+func (p *prometheus) scrape(t testing.TB, targets ...string) {
+	t.Helper()
+	text, err := json.Marshal([]map[string][]string{{"targets": targets}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In one step, or Prometheus may read half of it.
+	if err := os.WriteFile(p.targets+".new", text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(p.targets+".new", p.targets); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // api asks Prometheus and reads the data of its answer.

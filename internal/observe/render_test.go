@@ -20,10 +20,11 @@ type row struct {
 type panel struct {
 	kind          kind // empty: a time series
 	title, about  string
-	unit          string // a unit of Grafana's: s, bytes, ops …
-	width, height int    // of 24 columns; 8 by 8 if 0
-	steps         []step // colours from a value on
-	line          bool   // draw the steps as lines
+	unit          string            // a unit of Grafana's: s, bytes, ops …
+	width, height int               // of 24 columns; 8 by 8 if 0
+	steps         []step            // colours from a value on
+	own           map[string][]step // steps of single queries, by their legend
+	line          bool              // draw the steps as lines
 	stack         bool
 	queries       []query
 }
@@ -130,28 +131,46 @@ func (p panel) render(id, x, y int) object {
 	}
 	defaults, options := p.look()
 	defaults["unit"] = p.unit
+	overrides := []any{}
+	for _, q := range p.queries {
+		if steps := p.own[q.legend]; steps != nil {
+			overrides = append(overrides, object{
+				"matcher":    object{"id": "byName", "options": q.legend},
+				"properties": []any{object{"id": "thresholds", "value": thresholds(steps)}},
+			})
+		}
+	}
 	return object{
 		"id": id, "type": string(p.kind), "title": p.title, "description": p.about, "datasource": source,
 		"gridPos": object{"x": x, "y": y, "w": p.width, "h": p.height}, "targets": targets, "transparent": false,
-		"fieldConfig": object{"defaults": defaults, "overrides": []any{}}, "options": options,
+		"fieldConfig": object{"defaults": defaults, "overrides": overrides}, "options": options,
 	}
+}
+
+// thresholds are steps as Grafana has them; the first has no lower end.
+func thresholds(steps []step) object {
+	all := []any{object{"color": green, "value": nil}}
+	for i, s := range steps {
+		if i == 0 {
+			all[0] = object{"color": s.color, "value": nil}
+			continue
+		}
+		all = append(all, object{"color": s.color, "value": s.from})
+	}
+	return object{"mode": "absolute", "steps": all}
 }
 
 // look is the field configuration and the options of each kind of panel.
 func (p panel) look() (defaults, options object) {
-	steps := []any{object{"color": green, "value": nil}}
-	for i, s := range p.steps {
-		if i == 0 { // the first has no lower end
-			steps[0] = object{"color": s.color, "value": nil}
-			continue
-		}
-		steps = append(steps, object{"color": s.color, "value": s.from})
-	}
-	thresholds := object{"mode": "absolute", "steps": steps}
+	thresholds := thresholds(p.steps)
 	switch p.kind {
 	case stat:
+		text := "value"
+		if len(p.queries) > 1 {
+			text = "value_and_name"
+		}
 		return object{"thresholds": thresholds, "color": object{"mode": "thresholds"}, "min": 0}, object{
-			"colorMode": "background", "graphMode": "area", "justifyMode": "auto", "textMode": "value", "orientation": "auto", "wideLayout": true,
+			"colorMode": "background", "graphMode": "area", "justifyMode": "auto", "textMode": text, "orientation": "auto", "wideLayout": true,
 			"reduceOptions": object{"calcs": []string{"lastNotNull"}, "fields": "", "values": false},
 		}
 	case heatmap:
