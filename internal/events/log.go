@@ -58,7 +58,8 @@ func New(cfg Config) *Log {
 }
 
 // Run serves appends, reads and acks until ctx ends; then it answers what is
-// queued with ErrUnavailable, writes the last acks and returns nil.
+// queued, and whatever comes later, with ErrUnavailable, writes the last acks and
+// returns nil.
 func (l *Log) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { l.appends.run(ctx); return nil })

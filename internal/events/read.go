@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +28,8 @@ type reader struct {
 	pool    *pgxpool.Pool
 	metrics *metrics
 	queue   chan *readRequest
+	ended   chan struct{} // closed when the loops stop: what is queued is not read any more
+	end     func()        // closes ended
 }
 
 type readRequest struct {
@@ -39,7 +42,11 @@ type readRequest struct {
 }
 
 func newReader(pool *pgxpool.Pool, m *metrics) *reader {
-	return &reader{pool: pool, metrics: m, queue: make(chan *readRequest, readQueue)}
+	ended := make(chan struct{})
+	return &reader{
+		pool: pool, metrics: m, queue: make(chan *readRequest, readQueue),
+		ended: ended, end: sync.OnceFunc(func() { close(ended) }),
+	}
 }
 
 // Read returns the events of a user after a position. Page.Through says how far
@@ -62,6 +69,8 @@ func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (
 	r := &readRequest{user: userID, after: after, done: make(chan struct{})}
 	select {
 	case l.reads.queue <- r:
+	case <-l.reads.ended:
+		return Page{}, ErrUnavailable
 	case <-ctx.Done():
 		return Page{}, context.Cause(ctx)
 	}
@@ -74,6 +83,8 @@ func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (
 			return Page{}, r.err
 		}
 		return r.page, nil
+	case <-l.reads.ended:
+		return Page{}, ErrUnavailable
 	case <-ctx.Done():
 		return Page{}, context.Cause(ctx)
 	}
@@ -85,7 +96,7 @@ func (r *reader) run(ctx context.Context) {
 		case first := <-r.queue:
 			r.serve(r.gather(first))
 		case <-ctx.Done():
-			r.refuseRest()
+			r.end()
 			return
 		}
 	}
@@ -102,18 +113,6 @@ func (r *reader) gather(first *readRequest) []*readRequest {
 		}
 	}
 	return group
-}
-
-func (r *reader) refuseRest() {
-	for {
-		select {
-		case next := <-r.queue:
-			next.err = ErrUnavailable
-			close(next.done)
-		default:
-			return
-		}
-	}
 }
 
 func (r *reader) serve(group []*readRequest) {
