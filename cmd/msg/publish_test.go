@@ -106,6 +106,14 @@ func TestStatusAndMessage(t *testing.T) {
 	b.want(0, "delivered: a client has confirmed it", "", "message", "a", "3")
 	b.want(0, `"state": "delivered"`, "", "message", "a", "3", "-json")
 
+	says = strings.Replace(says, "delivered", "expired", 1)
+	b.want(0, "expired: nobody confirmed it in time; accepted at 2030-01-0", "", "message", "a", "3")
+	if !strings.Contains(b.stdout.String(), ", expired at 2030-02-0") {
+		t.Errorf("it says\n%s", b.stdout.String())
+	}
+	says = `{"userId":"a","seq":3,"state":"expired"}` // it is gone, and its times with it
+	b.want(0, "expired: nobody confirmed it in time\n", "", "message", "a", "3")
+
 	b.want(2, "", "give one user id", "status")
 	b.want(2, "", "not the number of a message", "message", "a", "0")
 	b.want(2, "", "not the number of a message", "message", "a", "last")

@@ -138,9 +138,16 @@ func (e *env) message(ctx context.Context, user string, seq int64, asJSON bool) 
 	words := map[string]string{
 		"accepted":  "waits for the user until " + clock(answer.ExpiresAt),
 		"delivered": "a client has confirmed it",
-		"expired":   "nobody confirmed it before " + clock(answer.ExpiresAt),
+		"expired":   "nobody confirmed it in time",
 	}[answer.State]
-	fmt.Fprintf(e.stdout, "%s: %s; accepted at %s\n", answer.State, words, clock(answer.AcceptedAt))
+	// The gateway forgets the times of a message that has expired.
+	if !answer.AcceptedAt.IsZero() {
+		words += "; accepted at " + clock(answer.AcceptedAt)
+		if answer.State == "expired" {
+			words += ", expired at " + clock(answer.ExpiresAt)
+		}
+	}
+	fmt.Fprintf(e.stdout, "%s: %s\n", answer.State, words)
 	return nil
 }
 

@@ -106,6 +106,13 @@ func TestReadUser(t *testing.T) {
 	if string(r.body) != want || r.StatusCode != 200 || r.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("%d %s", r.StatusCode, r.body)
 	}
+	g.log.mu.Lock()
+	g.log.expired = true
+	g.log.mu.Unlock()
+	r = g.do(t, "GET", "/v1/users/team-a%2Fb/messages/1", "", read...)
+	if want := `{"userId":"team-a/b","seq":1,"state":"expired"}` + "\n"; string(r.body) != want || r.StatusCode != 200 {
+		t.Errorf("%d %s", r.StatusCode, r.body)
+	}
 	if r := g.do(t, "GET", "/v1/users/%2E%2E/messages/1", "", read...); r.StatusCode != 200 {
 		t.Errorf("user ..: %d %s", r.StatusCode, r.body)
 	}

@@ -44,6 +44,7 @@ type fakeLog struct {
 	itemErr  error         // what each receipt of Append says
 	block    chan struct{} // Append waits for it, when it is there
 	panics   bool
+	expired  bool // what Status answers
 }
 
 type keyed struct {
@@ -98,6 +99,9 @@ func (l *fakeLog) Status(_ context.Context, userID string, seq int64) (events.St
 	}
 	if seq > l.heads[userID] {
 		return events.Status{}, fmt.Errorf("status: %w", events.ErrNotFound)
+	}
+	if l.expired {
+		return events.Status{State: events.Expired}, nil
 	}
 	return events.Status{State: events.Accepted, AcceptedAt: acceptedAt, ExpiresAt: acceptedAt.Add(time.Hour)}, nil
 }

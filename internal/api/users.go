@@ -30,10 +30,13 @@ func (a *API) getMessage(x *exchange, r *http.Request) *problem {
 	*b = strconv.AppendInt(*b, seq, 10)
 	*b = append(*b, `,"state":`...)
 	*b = appendString(*b, string(status.State))
-	*b = append(*b, `,"acceptedAt":`...)
-	*b = appendTime(*b, status.AcceptedAt)
-	*b = append(*b, `,"expiresAt":`...)
-	*b = appendTime(*b, status.ExpiresAt)
+	// Nobody knows the times of a message that has expired and is gone.
+	if !status.AcceptedAt.IsZero() {
+		*b = append(*b, `,"acceptedAt":`...)
+		*b = appendTime(*b, status.AcceptedAt)
+		*b = append(*b, `,"expiresAt":`...)
+		*b = appendTime(*b, status.ExpiresAt)
+	}
 	*b = append(*b, "}\n"...)
 	x.Header().Set("Cache-Control", "no-store")
 	return x.answer(http.StatusOK, *b)

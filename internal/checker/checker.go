@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -24,6 +25,10 @@ type Message struct {
 	Publisher uint32
 	N         uint64 // the publisher's own count, rising
 	Digest    uint64 // of the payload, see Checker.Digest
+	// Until is when the message expires, at the earliest: the time of the post and
+	// the ttl, or what the 202 says. It must not be given up before. The zero value
+	// leaves that unjudged, and is for users none of whose messages has an Until.
+	Until time.Time
 }
 
 type id struct {
@@ -115,7 +120,8 @@ func (c *Checker) Posted(userID string, m Message) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.posted++
-	u.open[m.id()] = m.Digest
+	u.open[m.id()] = m
+	u.timed = u.timed || !m.Until.IsZero()
 }
 
 // Accepted tells that the message was answered 202 with this seq. Seq 0 means
@@ -124,15 +130,15 @@ func (c *Checker) Accepted(userID string, m Message, seq int64) {
 	u := c.user(userID)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	digest, open := u.open[m.id()]
+	posted, open := u.open[m.id()]
 	if !open {
-		digest, open = u.unknown[m.id()]
+		posted, open = u.unknown[m.id()]
 	}
 	switch {
 	case !open:
 		c.fault(KindMisuse, u, nil, "publisher %d message %d was accepted without being posted", m.Publisher, m.N)
 		return
-	case digest != m.Digest:
+	case posted.Digest != m.Digest:
 		c.fault(KindMisuse, u, nil, "publisher %d message %d was posted with another payload", m.Publisher, m.N)
 		return
 	}
@@ -165,6 +171,9 @@ func (c *Checker) Accepted(userID string, m Message, seq int64) {
 	}
 	u.digests[i] = m.Digest
 	u.flags[i] |= wasAccepted
+	if !m.Until.IsZero() {
+		u.until[seq] = m.Until
+	}
 	u.maxAccepted = max(u.maxAccepted, seq)
 	u.settle()
 	if m.Publisher == 0 || wasUnknown {
@@ -194,16 +203,25 @@ func (c *Checker) Unknown(userID string, m Message) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.open, m.id())
-	u.unknown[m.id()] = m.Digest
+	u.unknown[m.id()] = m
 }
 
 // Expired tells that every unconfirmed message up to seq has outlived its time.
-// A connection may start behind it.
+// A connection may start behind it. Messages that have an Until are judged by it.
 func (c *Checker) Expired(userID string, seq int64) {
 	u := c.user(userID)
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.overtaken(seq)
 	u.expired = max(u.expired, seq)
+}
+
+// Seen reports whether a client has received the message.
+func (c *Checker) Seen(userID string, seq int64) bool {
+	u := c.user(userID)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.base < seq && seq <= u.top() && u.flags[seq-u.base-1]&wasReceived != 0
 }
 
 // Stream tells what the log itself holds at the end. The user is judged as
@@ -213,6 +231,7 @@ func (c *Checker) Stream(userID string, head, acked int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.finished, u.head, u.acked = true, head, acked
+	u.overtaken(acked)
 }
 
 // Waiting counts the messages that live connections have yet to receive: each

@@ -541,7 +541,7 @@ func BenchmarkMessage(b *testing.B) {
 	b.ReportAllocs()
 	for i := range b.N {
 		k, seq := i%len(names), int64(i/len(names))+1
-		m := Message{uint32(k%64) + 1, uint64(i) + 1, c.Digest(payload) + uint64(i)}
+		m := Message{Publisher: uint32(k%64) + 1, N: uint64(i) + 1, Digest: c.Digest(payload) + uint64(i)}
 		c.Posted(names[k], m)
 		c.Accepted(names[k], m, seq)
 		conns[k].Received(seq, m)

@@ -1,5 +1,7 @@
 package checker
 
+import "time"
+
 // Conn is one client connection. Its methods are called in the order of what
 // happens on the socket.
 type Conn struct {
@@ -35,6 +37,7 @@ func (conn *Conn) Hello(head, acked int64) {
 	u := conn.u
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.overtaken(acked)
 	if acked > u.start() {
 		conn.c.fault(KindAcked, u, conn, "hello says acked %d, clients confirmed %d", acked, u.start())
 	}
@@ -171,15 +174,7 @@ func (conn *Conn) Gap(from, to int64) {
 	if !conn.place(from, to, "gap") {
 		return
 	}
-	for seq := max(from, u.base+1); seq <= to; seq++ {
-		i := seq - u.base - 1
-		if u.flags[i]&wasGapped == 0 {
-			u.gapped++
-		}
-		u.flags[i] |= wasGapped
-	}
-	u.expired = max(u.expired, to)
-	u.settle()
+	u.giveUp(from, to, time.Now())
 }
 
 // Confirmed tells that the client is about to acknowledge everything up to seq.

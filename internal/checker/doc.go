@@ -55,15 +55,17 @@
 //     received.
 //   - Every live connection has reached head.
 //   - acked is at most what a client confirmed or what expired (I5).
+//   - What a gap announced, or acked passed without a confirmation, had expired by
+//     then, where the publisher tells how long its messages live ([Message].Until).
 //
 // I1 to I3 speak of lanes and delivery jobs, which no client sees; their own
-// tests look into the tables. Time is not judged here either.
+// tests look into the tables. No other time is judged here.
 //
 // # Cost
 //
-// Nine bytes per message and a few hundred per user and connection. A call
-// takes one user's lock and, at worst, one map operation, so tens of thousands
-// of messages a second cost a few per cent of a core. All methods may be called
-// from any goroutine; the calls of one [Conn] must be in the order of its
-// socket.
+// Nine bytes per message, some fifty more for one that has an Until, and a few
+// hundred per user and connection. A call takes one user's lock and, at worst, one
+// map operation, so tens of thousands of messages a second cost a few per cent of a
+// core. All methods may be called from any goroutine; the calls of one [Conn] must
+// be in the order of its socket.
 package checker

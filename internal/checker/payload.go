@@ -32,7 +32,7 @@ func AppendPayload(dst []byte, publisher uint32, n uint64, sent int64, size int)
 // Payload makes a payload of AppendPayload and the Message that describes it.
 func (c *Checker) Payload(publisher uint32, n uint64, sent int64, size int) (Message, []byte) {
 	p := AppendPayload(nil, publisher, n, sent, size)
-	return Message{publisher, n, c.Digest(p)}, p
+	return Message{Publisher: publisher, N: n, Digest: c.Digest(p)}, p
 }
 
 // Parse reads a payload of AppendPayload, with or without its quotes: in plain

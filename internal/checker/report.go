@@ -123,6 +123,7 @@ func (u *user) judge(fault func(kind Kind, format string, args ...any)) {
 		}
 	}
 	u.account(head, fault)
+	u.judgeGone(fault)
 	if !u.finished {
 		return
 	}
@@ -142,11 +143,10 @@ func (u *user) judge(fault func(kind Kind, format string, args ...any)) {
 // account looks for a source of every seq and a place for every message.
 func (u *user) account(head int64, fault func(kind Kind, format string, args ...any)) {
 	uncertain := map[uint64]int{}
-	for _, digest := range u.open {
-		uncertain[digest]++
-	}
-	for _, digest := range u.unknown {
-		uncertain[digest]++
+	for _, posted := range []map[id]Message{u.open, u.unknown} {
+		for _, m := range posted {
+			uncertain[m.Digest]++
+		}
 	}
 	left := len(u.open) + len(u.unknown)
 	empty, firstEmpty := 0, int64(0)
@@ -161,7 +161,7 @@ func (u *user) account(head int64, fault func(kind Kind, format string, args ...
 			left--
 		case f&wasReceived != 0:
 			fault(KindInvented, "seq %d was delivered, but nothing like it was accepted or of unknown outcome", seq)
-		case seq <= head && f&wasGapped == 0:
+		case seq <= head && (f&wasGapped == 0 || u.timed):
 			if empty++; firstEmpty == 0 {
 				firstEmpty = seq
 			}

@@ -1,12 +1,15 @@
 package checker
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // What is known of one seq.
 const (
 	wasAccepted byte = 1 << iota
 	wasReceived
-	wasGapped
+	wasGapped // given up
 )
 
 // placed is where a publisher's last message went.
@@ -44,12 +47,16 @@ type user struct {
 	repeated         int64
 	gapped           int64
 
-	open    map[id]uint64   // posted, no outcome yet: digest
-	unknown map[id]uint64   // outcome unknown: digest
+	open    map[id]Message  // posted, no outcome yet
+	unknown map[id]Message  // outcome unknown
 	late    map[id]struct{} // accepted after having been unknown
 	order   map[uint32]placed
 	seen    map[uint32]uint64 // publisher: highest count received
 	wrong   []misplaced
+
+	timed bool                // messages have an Until
+	until map[int64]time.Time // seq of an accepted message: its Until
+	gone  map[int64]time.Time // seq that was given up: when
 
 	unnumbered int64            // how many were accepted without a seq
 	unplaced   map[uint64]int64 // those of them not received yet: digest, how often
@@ -62,7 +69,7 @@ type user struct {
 
 func newUser(name string) *user {
 	return &user{
-		name: name, open: map[id]uint64{}, unknown: map[id]uint64{}, late: map[id]struct{}{},
+		name: name, open: map[id]Message{}, unknown: map[id]Message{}, until: map[int64]time.Time{}, gone: map[int64]time.Time{}, late: map[id]struct{}{},
 		order: map[uint32]placed{}, seen: map[uint32]uint64{}, unplaced: map[uint64]int64{}, live: map[*Conn]struct{}{},
 	}
 }

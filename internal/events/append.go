@@ -15,7 +15,7 @@ import (
 const (
 	queueRequests = 8192     // requests that may wait for a commit
 	queueBytes    = 64 << 20 // payload bytes that may wait for a commit
-	batchMessages = 256      // messages per commit; a larger request is committed alone
+	batchMessages = 1024     // messages per commit; a larger request is committed alone
 	batchBytes    = 1 << 20  // payload bytes per commit
 	commitTimeout = 5 * time.Second
 	commitTries   = 5 // of a batch that lost a race and was rolled back
@@ -31,8 +31,9 @@ type appender struct {
 	tail     *tail
 	onCommit func([]Head)
 	queue    chan *appendRequest
-	queued   atomic.Int64 // payload bytes in queue
-	stuck    stuck        // the commit loop's alone
+	queued   atomic.Int64  // payload bytes in queue
+	stuck    stuck         // the commit loop's alone
+	ended    chan struct{} // closed when nothing will be committed any more
 }
 
 // appendRequest is one Append: all of it is committed together, or none.
@@ -52,6 +53,7 @@ func newAppender(cfg Config, m *metrics, t *tail) *appender {
 		onCommit: cfg.OnCommit,
 		queue:    make(chan *appendRequest, queueRequests),
 		stuck:    stuck{},
+		ended:    make(chan struct{}),
 	}
 	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "restante_append_queue_bytes", Help: "Payload bytes that wait for a commit.",
@@ -78,6 +80,13 @@ func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
 	select {
 	case <-r.done:
 		return r.receipts, r.err
+	case <-l.appends.ended:
+		select {
+		case <-r.done: // it was in the last batch
+			return r.receipts, r.err
+		default:
+			return nil, ErrUnavailable
+		}
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -97,8 +106,10 @@ func (a *appender) enqueue(r *appendRequest) error {
 	return ErrOverloaded
 }
 
-// run is the only writer, so commit order is the order of arrival.
+// run is the only writer, so commit order is the order of arrival. What it leaves
+// in the queue, and what comes later, is answered by ended.
 func (a *appender) run(ctx context.Context) {
+	defer close(a.ended)
 	batch := make([]*appendRequest, 0, batchMessages)
 	var carry *appendRequest // the request that did not fit the last batch
 	for {
@@ -106,7 +117,6 @@ func (a *appender) run(ctx context.Context) {
 			select {
 			case carry = <-a.queue:
 			case <-ctx.Done():
-				a.refuseRest()
 				return
 			}
 		}
@@ -136,19 +146,6 @@ func (a *appender) gather(batch []*appendRequest) (_ []*appendRequest, carry *ap
 	}
 }
 
-// refuseRest answers what nobody will commit any more.
-func (a *appender) refuseRest() {
-	for {
-		select {
-		case r := <-a.queue:
-			r.err = ErrUnavailable
-			close(r.done)
-		default:
-			return
-		}
-	}
-}
-
 // commit writes a batch and fills in its requests' answers.
 func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
 	for _, r := range batch {
@@ -166,12 +163,13 @@ func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
 	}
 	if _, rolledBack := refused(err); rolledBack && len(batch) > 1 {
 		// One message, or one user locked by something slow, must not fail the others.
+		a.noteStuck(ctx, batch, err)
 		for i := range batch {
 			a.commitAlone(ctx, batch[i:i+1])
 		}
 		return
 	}
-	a.stuck.note(batch[0], err, time.Now())
+	a.noteStuck(ctx, batch, err)
 	a.failed(batch, err)
 }
 
@@ -182,7 +180,7 @@ func (a *appender) commitAlone(ctx context.Context, one []*appendRequest) {
 	}
 	heads, err := a.try(ctx, one)
 	if err != nil {
-		a.stuck.note(one[0], err, time.Now())
+		a.noteStuck(ctx, one, err)
 		a.failed(one, err)
 		return
 	}

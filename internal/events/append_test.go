@@ -242,6 +242,9 @@ func holdLock(t *testing.T, log *replica, user string) (release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := tx.Exec(t.Context(), `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := tx.Exec(t.Context(), `SELECT 1 FROM streams WHERE user_id = $1 FOR UPDATE`, user); err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,11 @@
 //	I3  lane parked ⇒ no live session
 //	I5  acked ≤ what some client has confirmed, or expired
 //
+// An event whose time is up while it is pending expires: it is deleted, under the
+// stream's lock, and counted. Trim does that, or whoever reads past it, before the
+// client is told of the gap. So what is there, up to acked, was delivered, and what
+// is not there, beyond trimmed, has expired.
+//
 // Two rules keep this true. Statements that lock several streams lock them in
 // the order of their user ids, in one statement. And what depends on a lock is
 // looked at in a later statement than the one that takes it: under READ

@@ -70,7 +70,8 @@ const (
 	Expired   State = "expired"   // nobody confirmed it in time
 )
 
-// Status is what GET of a message answers.
+// Status is what GET of a message answers. The times of an expired message are
+// zero once it is deleted.
 type Status struct {
 	State      State
 	AcceptedAt time.Time

@@ -127,13 +127,6 @@ type Debt struct {
 }
 
 const (
-	// settleDurablySQL makes this the one relaxed transaction that waits for the
-	// disk: the job that has seen its lane settled ends itself in River, and if
-	// Postgres forgot the lane in a crash between the two, the lane would be owed
-	// and the job gone (I2). The lock alone writes to Postgres's log, so what the job
-	// has only seen, an ack or an attach, is on disk as well when it returns.
-	settleDurablySQL = `SELECT set_config('synchronous_commit', 'on', true)`
-
 	// settleSQL decides under the lock of the statement before it.
 	settleSQL = `
 UPDATE streams s SET lane = CASE WHEN acked >= head THEN 0 ELSE 2 END
@@ -150,11 +143,16 @@ WHERE s.user_id = $1 ORDER BY e.seq LIMIT 1`
 // Settle is the delivery job's look at its user's lane: it turns an owed lane to
 // idle when nothing is pending and to parked when nobody is connected, and
 // otherwise leaves it owed.
+//
+// It waits for the disk: the job that has seen its lane settled ends itself in
+// River, and if Postgres forgot the lane in a crash between the two, the lane would
+// be owed and the job gone (I2). The lock alone writes to Postgres's log, so what
+// the job has only seen, an ack or an attach, is on disk as well when it returns.
 func (l *Log) Settle(ctx context.Context, userID string) (Debt, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
 	b := &pgx.Batch{}
-	b.Queue(settleDurablySQL)
+	b.Queue(durablySQL)
 	b.Queue(`SELECT lane FROM streams WHERE user_id = $1 FOR NO KEY UPDATE`, userID)
 	b.Queue(settleSQL, userID, l.cfg.Lease)
 	b.Queue(pendingForSQL, userID)

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,7 +20,8 @@ type Head struct {
 type Config struct {
 	// Durable commits to disk before it answers: appends and reads.
 	Durable *pgxpool.Pool
-	// Relaxed runs with synchronous_commit=off: acks, lanes, presence and trim.
+	// Relaxed runs with synchronous_commit=off: acks, lanes, presence and trim;
+	// what must be on disk all the same says so.
 	// Losing the last of them in a crash of Postgres only delivers again.
 	Relaxed *pgxpool.Pool
 	// OnCommit is told what has just been committed, so that sessions can be
@@ -43,6 +45,7 @@ type Log struct {
 	reads   *reader
 	acks    *acker
 	tail    *tail
+	expired atomic.Int64 // events that readers have expired, for Trim to report
 }
 
 // New makes a Log. Append, Read and Ack are served once Run is running.
@@ -55,7 +58,8 @@ func New(cfg Config) *Log {
 }
 
 // Run serves appends, reads and acks until ctx ends; then it answers what is
-// queued with ErrUnavailable, writes the last acks and returns nil.
+// queued, and whatever comes later, with ErrUnavailable, writes the last acks and
+// returns nil.
 func (l *Log) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { l.appends.run(ctx); return nil })

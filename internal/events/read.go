@@ -3,6 +3,8 @@ package events
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,24 +28,34 @@ type reader struct {
 	pool    *pgxpool.Pool
 	metrics *metrics
 	queue   chan *readRequest
+	ended   chan struct{} // closed when the loops stop: what is queued is not read any more
+	end     func()        // closes ended
 }
 
 type readRequest struct {
 	user  string
 	after int64
 	page  Page
+	holes bool // the page leaves out pending events
 	err   error
 	done  chan struct{}
 }
 
 func newReader(pool *pgxpool.Pool, m *metrics) *reader {
-	return &reader{pool: pool, metrics: m, queue: make(chan *readRequest, readQueue)}
+	ended := make(chan struct{})
+	return &reader{
+		pool: pool, metrics: m, queue: make(chan *readRequest, readQueue),
+		ended: ended, end: sync.OnceFunc(func() { close(ended) }),
+	}
 }
 
 // Read returns the events of a user after a position. Page.Through says how far
 // the log was looked at; when it is not less than the user's head, there was
 // nothing more. knownHead, when positive, is a head that the caller has heard of:
 // if the tail reaches it, Postgres is not asked whether there is more.
+//
+// A pending event that the page leaves out because its time is up has been
+// expired before Read returns.
 //
 // Errors: ErrUnavailable, or ctx's.
 func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (Page, error) {
@@ -57,12 +69,22 @@ func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (
 	r := &readRequest{user: userID, after: after, done: make(chan struct{})}
 	select {
 	case l.reads.queue <- r:
+	case <-l.reads.ended:
+		return Page{}, ErrUnavailable
 	case <-ctx.Done():
 		return Page{}, context.Cause(ctx)
 	}
 	select {
 	case <-r.done:
-		return r.page, r.err
+		if r.err == nil && r.holes {
+			r.err = l.expire(ctx, userID)
+		}
+		if r.err != nil {
+			return Page{}, r.err
+		}
+		return r.page, nil
+	case <-l.reads.ended:
+		return Page{}, ErrUnavailable
 	case <-ctx.Done():
 		return Page{}, context.Cause(ctx)
 	}
@@ -74,7 +96,7 @@ func (r *reader) run(ctx context.Context) {
 		case first := <-r.queue:
 			r.serve(r.gather(first))
 		case <-ctx.Done():
-			r.refuseRest()
+			r.end()
 			return
 		}
 	}
@@ -93,18 +115,6 @@ func (r *reader) gather(first *readRequest) []*readRequest {
 	return group
 }
 
-func (r *reader) refuseRest() {
-	for {
-		select {
-		case next := <-r.queue:
-			next.err = ErrUnavailable
-			close(next.done)
-		default:
-			return
-		}
-	}
-}
-
 func (r *reader) serve(group []*readRequest) {
 	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
 	defer cancel()
@@ -120,10 +130,10 @@ func (r *reader) serve(group []*readRequest) {
 }
 
 // readSQL returns a row per event, and one row with a NULL seq for a stream that
-// has none. The head comes from the same snapshot as the events: what is at or
-// below it and not returned is gone for good.
+// has none. Head and acked come from the same snapshot as the events: what is at
+// or below the head and not returned has expired or is gone already.
 const readSQL = `
-SELECT q.i, s.head, e.seq, e.payload, coalesce(e.type, ''), coalesce(e.traceparent, ''), e.created_at, e.expires_at
+SELECT q.i, s.head, s.acked, e.seq, e.payload, coalesce(e.type, ''), coalesce(e.traceparent, ''), e.created_at, e.expires_at
 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS q(user_id, after, i)
 JOIN streams s ON s.user_id = q.user_id
 LEFT JOIN LATERAL (
@@ -149,23 +159,30 @@ func (r *reader) read(ctx context.Context, group []*readRequest) error {
 	var (
 		i         int64
 		head      int64
+		acked     int64
 		seq       *int64
 		e         Event
 		created   *time.Time
 		expires   *time.Time
 		pageBytes = make([]int, len(group))
+		from      = slices.Clone(after)       // or acked, if that is further: what comes after it is pending
+		pending   = make([]int64, len(group)) // events of the page that are
 	)
-	_, err = pgx.ForEachRow(rows, []any{&i, &head, &seq, &e.Payload, &e.Type, &e.Traceparent, &created, &expires}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&i, &head, &acked, &seq, &e.Payload, &e.Type, &e.Traceparent, &created, &expires}, func() error {
 		if i < 1 || i > int64(len(group)) {
 			return fmt.Errorf("reader %d did not ask", i)
 		}
 		page := &group[i-1].page
 		page.Through = max(page.Through, head)
+		from[i-1] = max(from[i-1], acked)
 		if seq != nil {
 			e.Seq, e.CreatedAt, e.ExpiresAt = *seq, *created, *expires
 			page.Events = append(page.Events, e)
 			pageBytes[i-1] += len(e.Payload)
 			e.Payload = nil // the next row's must not share it
+			if e.Seq > acked {
+				pending[i-1]++
+			}
 		}
 		return nil
 	})
@@ -174,6 +191,7 @@ func (r *reader) read(ctx context.Context, group []*readRequest) error {
 		if n := len(req.page.Events); n == maxPageEvents || pageBytes[i] >= maxPageBytes {
 			req.page.Through = req.page.Events[n-1].Seq
 		}
+		req.holes = req.page.Through-from[i] > pending[i]
 	}
 	return err
 }

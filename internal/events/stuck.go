@@ -1,29 +1,77 @@
 package events
 
-import "time"
+import (
+	"context"
+	"slices"
+	"time"
 
-// stuckFor is how long messages for a stream that somebody else held on to are
-// refused before it is tried again. Each try costs all publishers of this replica
-// two lock timeouts: that of the batch, and that of the message alone.
-const stuckFor = 5 * time.Second
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// stuckFor is how long messages for a stream that somebody else held on to are
+	// refused before it is tried again. Each try costs all publishers of this replica
+	// a lock timeout.
+	stuckFor = 5 * time.Second
+
+	// A stream under traffic is locked often, but not at every look.
+	stuckLooks     = 5
+	stuckLookEvery = 20 * time.Millisecond
+)
 
 // stuck remembers the streams that could not be locked in time. It belongs to the
 // commit loop.
 type stuck map[string]time.Time // by user; when to try again
 
-// note takes down the stream of a request that could not lock it. A request of
-// several users does not say whose stream it was.
-func (s stuck) note(r *appendRequest, err error, now time.Time) {
+// noteStuck takes down whose streams kept a batch waiting until the lock timeout.
+// The error does not say. A batch of one user does; of several, it is those whose
+// streams are locked still, look after look. (A stream that somebody is just
+// creating cannot be seen: its batches are tried one by one until its user is.)
+func (a *appender) noteStuck(ctx context.Context, batch []*appendRequest, err error) {
 	if !lockTimeout(err) {
 		return
 	}
-	user := r.msgs[0].UserID
-	for i := range r.msgs {
-		if r.msgs[i].UserID != user {
-			return
+	suspects := usersOf(batch)
+	if len(suspects) > 1 {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+		defer cancel()
+		for look := range stuckLooks {
+			if look > 0 {
+				time.Sleep(stuckLookEvery)
+			}
+			if suspects, err = a.store.locked(ctx, suspects); err != nil || len(suspects) == 0 {
+				return
+			}
 		}
 	}
-	s[user] = now.Add(stuckFor)
+	until := time.Now().Add(stuckFor)
+	for _, user := range suspects {
+		a.stuck[user] = until
+	}
+}
+
+func usersOf(batch []*appendRequest) (users []string) {
+	for _, r := range batch {
+		for i := range r.msgs {
+			users = append(users, r.msgs[i].UserID)
+		}
+	}
+	slices.Sort(users)
+	return slices.Compact(users)
+}
+
+// lockedSQL waits for nobody, and lets go of what it has locked at its end.
+const lockedSQL = `
+WITH free AS MATERIALIZED (SELECT user_id FROM streams WHERE user_id = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)
+SELECT user_id FROM streams WHERE user_id = ANY($1) AND user_id NOT IN (SELECT user_id FROM free)`
+
+// locked returns those of the users whose streams somebody has locked.
+func (s *appendStore) locked(ctx context.Context, users []string) ([]string, error) {
+	rows, err := s.pool.Query(ctx, lockedSQL, users)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // holds reports whether a request would wait for a stream that is stuck.

@@ -18,7 +18,7 @@ const (
 
 // Trimmed counts what a Trim did.
 type Trimmed struct {
-	Expired int64 // events nobody confirmed in time
+	Expired int64 // events nobody confirmed in time, those that readers came upon included
 	Deleted int64 // delivered events past the retention
 	Round   bool  // the walk has come to the end of the streams
 }
@@ -34,7 +34,7 @@ func (t *Trimmed) add(step Trimmed) {
 // the streams in small transactions, from where the last Trim stopped, until it
 // has been round once or budget is over.
 func (l *Log) Trim(ctx context.Context, budget time.Duration) (Trimmed, error) {
-	var total Trimmed
+	total := Trimmed{Expired: l.expired.Swap(0)}
 	for deadline := time.Now().Add(budget); ; {
 		step, err := l.trimStep(ctx)
 		total.add(step)
@@ -52,37 +52,31 @@ const (
 	trimWalkSQL = `SELECT trim_after FROM meta FOR UPDATE SKIP LOCKED`
 
 	// trimChunkSQL takes the next streams in order, and says which have something
-	// to do.
+	// to do. One whose next event is gone has come to what expired behind events
+	// that have been confirmed since: nobody else would ever move acked over it.
 	trimChunkSQL = `
 SELECT user_id,
-	head > acked AND EXISTS (SELECT 1 FROM events e
-		WHERE e.user_id = chunk.user_id AND e.seq > chunk.acked AND e.expires_at <= now())
-	OR acked > trimmed AND coalesce((SELECT e.created_at < now() - $3::interval FROM events e
-		WHERE e.user_id = chunk.user_id AND e.seq > chunk.trimmed ORDER BY e.seq LIMIT 1), true)
+	head > acked AND (
+		NOT EXISTS (SELECT 1 FROM events e WHERE e.user_id = chunk.user_id AND e.seq = chunk.acked + 1)
+		OR EXISTS (SELECT 1 FROM events e
+			WHERE e.user_id = chunk.user_id AND e.seq > chunk.acked AND e.expires_at <= now()))
+	OR acked > trimmed AND coalesce((SELECT e.seq <= chunk.acked AND e.created_at < now() - $3::interval FROM events e
+		WHERE e.user_id = chunk.user_id AND e.seq > chunk.trimmed ORDER BY e.seq LIMIT 1), false)
 FROM (SELECT user_id, head, acked, trimmed FROM streams WHERE user_id > $1 ORDER BY user_id LIMIT $2) chunk
 ORDER BY user_id`
 
-	trimLockSQL = `SELECT 1 FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
-
-	// expireSQL deletes pending events whose time is up.
-	expireSQL = `
-DELETE FROM events e USING streams s
-WHERE s.user_id = ANY($1) AND e.user_id = s.user_id AND e.seq > s.acked AND e.expires_at <= now()`
-
-	// passSQL moves acked over what has expired: up to the next pending event.
-	passSQL = `
-UPDATE streams s SET acked = p.acked
-FROM (SELECT user_id, coalesce((SELECT min(e.seq) - 1 FROM events e
-		WHERE e.user_id = streams.user_id AND e.seq > streams.acked), head) AS acked
-	FROM streams WHERE user_id = ANY($1)) p
-WHERE s.user_id = p.user_id AND p.acked > s.acked`
-
+	// retireSQL deletes delivered events past the retention, and says whose.
 	retireSQL = `
-DELETE FROM events e USING streams s
-WHERE s.user_id = ANY($1) AND e.user_id = s.user_id AND e.seq > s.trimmed
-	AND e.seq <= least(s.acked, s.trimmed + $3) AND e.created_at < now() - $2::interval`
+WITH gone AS (
+	DELETE FROM events e USING streams s
+	WHERE s.user_id = ANY($1) AND e.user_id = s.user_id AND e.seq > s.trimmed AND e.created_at < now() - $2::interval
+		AND e.seq <= least(s.acked, $3 - 1 + (SELECT min(f.seq) FROM events f WHERE f.user_id = s.user_id AND f.seq > s.trimmed))
+	RETURNING e.user_id)
+SELECT user_id, count(*) FROM gone GROUP BY user_id`
 
-	// trimmedSQL moves trimmed up to the first event that is left.
+	// trimmedSQL moves trimmed up to the first event that is left, where delivered
+	// ones were deleted: what is gone behind trimmed has expired, and Status says so
+	// until what was posted next is past the retention.
 	trimmedSQL = `
 UPDATE streams s SET trimmed = p.trimmed
 FROM (SELECT user_id, least(acked, coalesce((SELECT min(e.seq) - 1 FROM events e
@@ -173,25 +167,49 @@ func (l *Log) trimStreams(ctx context.Context, tx pgx.Tx, due []dueStream, step 
 		users[i] = d.user
 	}
 	b := &pgx.Batch{}
-	b.Queue(trimLockSQL, users)
+	b.Queue(durablySQL) // what is announced as gone must not come back
+	b.Queue(lockStreamsSQL, users)
 	b.Queue(expireSQL, users)
 	b.Queue(passSQL, users)
 	b.Queue(retireSQL, users, l.cfg.Retention, trimEvents)
-	b.Queue(trimmedSQL, users)
-	counts := make([]int64, b.Len())
-	b.Queue(trimMoreSQL, users, l.cfg.Retention)
 	results := tx.SendBatch(ctx, b)
 	defer results.Close()
-	for i := range counts {
-		tag, err := results.Exec()
-		if err != nil {
-			return "", err
-		}
-		counts[i] = tag.RowsAffected()
-	}
-	if err := results.QueryRow().Scan(&more); err != nil {
+	if err := execAll(results, 2); err != nil {
 		return "", err
 	}
-	step.Expired, step.Deleted = counts[1], counts[3]
-	return more, results.Close()
+	expired, err := results.Exec()
+	if err != nil {
+		return "", err
+	}
+	if err := execAll(results, 1); err != nil {
+		return "", err
+	}
+	retired, deleted, err := readRetired(results)
+	if err == nil {
+		err = results.Close()
+	}
+	step.Expired, step.Deleted = expired.RowsAffected(), deleted
+	if err != nil || len(retired) == 0 {
+		return "", err
+	}
+	if _, err := tx.Exec(ctx, trimmedSQL, retired); err != nil {
+		return "", err
+	}
+	err = tx.QueryRow(ctx, trimMoreSQL, retired, l.cfg.Retention).Scan(&more)
+	return more, err
+}
+
+func readRetired(results pgx.BatchResults) (users []string, events int64, err error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, 0, err
+	}
+	var user string
+	var n int64
+	_, err = pgx.ForEachRow(rows, []any{&user, &n}, func() error {
+		users = append(users, user)
+		events += n
+		return nil
+	})
+	return users, events, err
 }

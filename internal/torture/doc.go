@@ -11,16 +11,18 @@
 //	I2  lane owed ⇒ at least one unfinished delivery job exists
 //	I3  lane parked ⇒ no live session
 //	I4  a session sees strictly rising seqs with no hole but an announced gap
-//	I5  acked ≤ what some client has confirmed
+//	I5  acked ≤ what some client has confirmed, or expired
 //	I6  a session that is behind is served, whatever was lost
 //
 // The monitor looks at I1, I2, I3, I5 and I6 every few milliseconds, each time
 // in one statement and so in one snapshot. The clients report to package
 // checker, which judges I4, I5 and that nothing was lost, invented, changed or
-// put out of order. At the end the faults stop, and everything has to come to
-// rest: connected users have everything, for the others it is pending, the log
-// is read from its first event to its last and compared with what the
-// publishers were told.
+// put out of order. Some messages live for a second or two, and expire while their
+// users are away, or under the hands of readers: nothing is given up before its
+// time, and nothing counts as delivered that no client has received. At the end the
+// faults stop, and everything has to come to rest: connected users have everything,
+// for the others it is pending, the log is read from its first event to its last
+// and compared with what the publishers were told.
 //
 // # Reproducing a run
 //

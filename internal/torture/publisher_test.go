@@ -34,6 +34,15 @@ type post struct {
 	poisoned  bool // with a message that Postgres refuses among the others
 }
 
+// ttl draws how long a message lives. A key dies with its message: one that is
+// posted again under its key must still be there.
+func (q post) ttl() time.Duration {
+	if q.keyed || !oneIn(q.r, 3) {
+		return time.Hour
+	}
+	return between(q.r, 200*time.Millisecond, 2*time.Second).Truncate(time.Millisecond)
+}
+
 type remembered struct {
 	message events.Message
 	seq     int64
@@ -74,7 +83,7 @@ func (p *publisher) post(q post) {
 		p.counts[u]++
 		m, payload := p.w.chk.Payload(p.number, p.counts[u], 0, 32+q.r.IntN(200))
 		letters[i] = letter{user: u, checked: m, message: events.Message{
-			UserID: u.name, Payload: payload, Publisher: fmt.Sprint("p", p.number), TTL: time.Hour,
+			UserID: u.name, Payload: payload, Publisher: fmt.Sprint("p", p.number), TTL: q.ttl(),
 		}}
 		if q.keyed {
 			letters[i].message.Key = fmt.Sprintf("%d/%d", p.number, p.counts[u])
@@ -123,6 +132,7 @@ func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
 	for _, l := range letters {
 		msgs = append(msgs, l.message)
 		if !unknown {
+			l.checked.Until = time.Now().Add(l.message.TTL)
 			p.w.chk.Posted(l.user.name, l.checked)
 		}
 	}
@@ -205,7 +215,11 @@ func (p *publisher) accepted(q post, l letter, receipt events.Receipt) {
 	case receipt.Err == nil && q.poisoned:
 		p.w.violate("user %s: accepted as %d beside a message that was refused", l.user.name, receipt.Seq)
 	case receipt.Err == nil:
+		l.checked.Until = receipt.ExpiresAt
 		p.w.chk.Accepted(l.user.name, l.checked, receipt.Seq)
+		if l.message.TTL < time.Hour {
+			p.w.count("accepted for a short time", 1)
+		}
 		p.w.count("accepted", 1)
 		if q.keyed {
 			p.keyed = append(p.keyed, remembered{l.message, receipt.Seq})

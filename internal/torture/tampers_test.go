@@ -96,6 +96,9 @@ func (w *world) upkeep(ctx context.Context, longest time.Duration) {
 		if found, err := log.Reconcile(ctx, longest); err == nil {
 			w.count("lost jobs put back", int(found))
 		}
+		if done, err := log.Trim(ctx, 200*time.Millisecond); err == nil {
+			w.count("expired", int(done.Expired))
+		}
 		for user, job := range marked {
 			var restored bool
 			if err := w.pool.QueryRow(ctx, restoredSQL, user, job).Scan(&restored); err == nil && restored {

@@ -150,13 +150,25 @@ func (w *world) auditUser(ctx context.Context, r row) error {
 	}
 	var seq int64
 	var payload []byte
+	next := int64(1)
+	missing := func(to int64) {
+		if next <= to {
+			conn.Gap(next, to)
+		}
+	}
 	_, err = pgx.ForEachRow(rows, []any{&seq, &payload}, func() error {
+		missing(seq - 1)
+		if seq <= r.Acked && !w.chk.Seen(r.User, seq) {
+			w.violate("user %s: %d of %d acked would be reported delivered, and no client has received it", r.User, seq, r.Acked)
+		}
 		m, _, _ := w.chk.Parse(payload)
 		conn.Received(seq, m)
+		next = seq + 1
 		return nil
 	})
-	if err == nil && seq != r.Head {
-		err = fmt.Errorf("the log ends at %d, head is %d", seq, r.Head)
+	missing(r.Head)
+	if next > r.Head+1 {
+		err = fmt.Errorf("the log goes to %d, head is %d", next-1, r.Head)
 	}
 	return err
 }
