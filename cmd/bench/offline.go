@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -18,11 +19,11 @@ type offlined struct {
 	FetchJobs   float64 `json:"fetch_ms_with_jobs"`
 }
 
-// phase is medians of a few windows.
+// phase is medians of a few windows. What is unknown is 0.
 type phase struct {
 	Rate   float64 `json:"messages_per_second"`
-	CPU    float64 `json:"cpu_us_per_message"`
-	Memory int64   `json:"server_resident_bytes"`
+	CPU    float64 `json:"cpu_us_per_message,omitempty"`
+	Memory int64   `json:"server_resident_bytes,omitempty"`
 }
 
 // offlineWindows is how many windows a phase has.
@@ -43,17 +44,17 @@ func offline(b *bench) error {
 	if o.Fetch, err = b.fetch(); err != nil {
 		return err
 	}
-	b.say("writing %d offline users", b.streams)
 	started := time.Now()
-	if err := fillOffline(b.ctx, b.env.db, b.streams, b.size); err != nil {
+	err = b.during(fmt.Sprintf("writing %d offline users", b.streams), func() error { return fillOffline(b.ctx, b.env.db, b.streams, b.size) })
+	if err != nil {
 		return err
 	}
 	o.FillSeconds = time.Since(started).Seconds()
 	if o.After, err = b.phase(); err != nil {
 		return err
 	}
-	b.say("writing %d delivery jobs", b.jobs)
-	if err := fillJobs(b.ctx, b.env.db, b.jobs); err != nil {
+	err = b.during(fmt.Sprintf("writing %d delivery jobs", b.jobs), func() error { return fillJobs(b.ctx, b.env.db, b.jobs) })
+	if err != nil {
 		return err
 	}
 	if o.FetchJobs, err = b.fetch(); err != nil {
@@ -72,7 +73,7 @@ func (b *bench) fetch() (ms float64, err error) {
 
 // phase loads the gateway, each window for the duration.
 func (b *bench) phase() (p phase, err error) {
-	if err := pause(b.ctx, b.settle); err != nil {
+	if err := b.rest("leaving the server alone", b.settle); err != nil {
 		return p, err
 	}
 	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
@@ -80,7 +81,7 @@ func (b *bench) phase() (p phase, err error) {
 		}
 	})
 	defer writers.stop()
-	if err := b.watch(b.warmup, nil); err != nil {
+	if err := b.rest("warming up", b.warmup); err != nil {
 		return p, err
 	}
 	var rates, cpus []float64
