@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -117,13 +118,15 @@ func (r *results) run(ctx context.Context, base options, wanted []trial, repeats
 				return err
 			}
 			fmt.Fprintf(stderr, "%4.0fs  round %d of %d, run %d of %d: %s\n", time.Since(m.At).Seconds(), round+1, repeats, i+1, len(wanted), t.args)
+			runs := r.Runs[t.name]
 			if round == 0 {
-				r.Runs[t.name] = &trialRuns{Command: "bench " + t.args, Machine: m}
+				runs = &trialRuns{Command: "bench " + t.args, Machine: m}
 			}
-			r.Runs[t.name].add(ctx, mode, o, round, t.floor, stderr)
+			runs.add(ctx, mode, o, round, t.floor, stderr)
 			if err := ctx.Err(); err != nil {
-				return err
+				return err // and what was there before stays
 			}
+			r.Runs[t.name] = runs
 			m.now()
 			if out != "" {
 				if err := r.save(out); err != nil {
@@ -142,7 +145,7 @@ func (r *trialRuns) add(ctx context.Context, m mode, o options, round int, floor
 			f, err := measure(ctx, m, o, out)
 			*runs = append(*runs, f) // nil keeps the place of its round
 			if err != nil && ctx.Err() == nil {
-				r.Failures = append(r.Failures, fmt.Sprintf("round %d, %s: %.300v", round+1, o.target, err))
+				r.Failures = append(r.Failures, fmt.Sprintf("round %d, %s: %.300s", round+1, o.target, strings.Join(strings.Fields(err.Error()), " ")))
 				fmt.Fprintln(out, "failed:", err)
 			}
 			return nil

@@ -190,7 +190,11 @@ func (e *environment) startFloor(ctx context.Context, o *options, dir string) er
 	if err != nil {
 		return err
 	}
-	e.stops = append(e.stops, c.stop)
+	stop := c.stop
+	if o.floorServer != "" {
+		stop = c.kill // it need not know how to stop
+	}
+	e.stops = append(e.stops, stop)
 	e.servers, e.pids = []string{addr}, []int{c.pid()}
 	return c.ready(ctx, func(ctx context.Context) error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)

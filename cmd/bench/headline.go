@@ -17,7 +17,7 @@ const (
 	settledRateMetric   = "messages/s with acks in the database"
 	memoryMetric        = "resident KiB each"
 	goroutinesMetric    = "goroutines each"
-	idleServerMetric    = "server % of a core per 1,000 connections"
+	idleCPUMetric       = "CPU % of a core per 1,000 connections"
 	idlePostgresMetric  = "PostgreSQL % of a core"
 	idleWALMetric       = "log bytes/s"
 	idleWALCausedMetric = "log bytes/s more than without connections"
@@ -58,7 +58,8 @@ func (f *figures) headline() []metric {
 		known(memoryMetric, i.BytesEach/1024)
 		known(goroutinesMetric, i.GoroutinesEach)
 		if i.With.KnownCPU {
-			add(idleServerMetric, i.With.Server*1000/float64(i.Connections))
+			add(idleCPUMetric, (i.With.Server+i.With.Postgres)*1000/float64(i.Connections))
+			add("server % of a core", i.With.Server)
 			add(idlePostgresMetric, i.With.Postgres)
 		}
 		add(idleWALMetric, i.With.WAL)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 )
 
 // judge makes the bars of those runs that were done. What could not be measured
@@ -116,8 +115,8 @@ func (r *results) judgeIdle() {
 	if b, ok := r.of(idle, goroutinesMetric); ok {
 		r.add("5", "… goroutines", "", b, b.Figure <= 1.05, "1", idle)
 	}
-	if b, ok := r.of(idle, idleServerMetric); ok {
-		r.add("5", "… CPU of the server per 1,000", "% of a core", b, b.Figure <= 0.5, "≤ 0.5", idle)
+	if b, ok := r.of(idle, idleCPUMetric); ok {
+		r.add("5", fmt.Sprintf("… CPU of server and database per 1,000 (in all %s and %s)", short(f.Idle.With.Server), short(f.Idle.With.Postgres)), "% of a core", b, b.Figure <= 0.5, "≤ 0.5", idle)
 	}
 	if b, ok := r.of(idle, idleWALCausedMetric); ok {
 		b.Floor, b.Ratio = 0, 0 // a difference has no ratio
@@ -159,15 +158,22 @@ type grown struct {
 	ratio     float64 // of CPU, to the first step: the median of the pairs
 }
 
+// growth is the steps of an axis that were done, none if there is nothing to
+// compare or nothing to compare with.
 func (r *results) growth(a *axis) (all []grown) {
+	first := r.Runs[a.steps[0].trial]
 	for _, s := range a.steps {
 		rate, ok := r.of(s.trial, rateMetric)
 		cpu, okCPU := r.of(s.trial, cpuMetric)
-		first := r.Runs[a.steps[0].trial]
 		if !ok || !okCPU || first == nil {
 			continue
 		}
-		all = append(all, grown{a, s.value, rate.Figure, cpu.Figure, medianOf(ratios(first.Gateway, r.Runs[s.trial].Gateway, cpuMetric))})
+		if pairs := ratios(first.Gateway, r.Runs[s.trial].Gateway, cpuMetric); len(pairs) > 0 {
+			all = append(all, grown{a, s.value, rate.Figure, cpu.Figure, medianOf(pairs)})
+		}
+	}
+	if len(all) < 2 {
+		return nil
 	}
 	return all
 }
@@ -176,8 +182,8 @@ func (r *results) judgeGrowth() {
 	for i := range axes {
 		a := &axes[i]
 		steps := r.growth(a)
-		if !a.judged || len(steps) < 2 || steps[0].value != a.steps[0].value {
-			continue // nothing to compare, or nothing to compare with
+		if !a.judged || len(steps) == 0 {
+			continue
 		}
 		worst := slices.MaxFunc(steps, func(a, b grown) int {
 			return int(math.Copysign(1, math.Abs(a.ratio-1)-math.Abs(b.ratio-1)))
@@ -231,5 +237,5 @@ func peak(samples []soakSample, value func(soakSample) float64) (highest float64
 }
 
 func spreadOf(values []float64) string {
-	return strings.TrimSpace(fmt.Sprintf("%.2f to %.2f", slices.Min(values), slices.Max(values)))
+	return fmt.Sprintf("%.2f to %.2f", slices.Min(values), slices.Max(values))
 }

@@ -64,7 +64,7 @@ func describeMachine(ctx context.Context, o options, out io.Writer) (m *machine,
 	if m.CommitMS, err = commitMilliseconds(ctx, e.db); err != nil {
 		return nil, err
 	}
-	return m, e.db.QueryRow(ctx, `SHOW server_version`).Scan(&m.Postgres)
+	return m, e.db.QueryRow(ctx, `SELECT split_part(current_setting('server_version'), ' ', 1)`).Scan(&m.Postgres)
 }
 
 // now is what the machine is like after what was done until now.

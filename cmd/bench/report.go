@@ -86,10 +86,10 @@ func (r *results) markdown(b *bytes.Buffer, plots []plot) {
 	for i := range r.Bars {
 		bar := &r.Bars[i]
 		figure, floor, ratio, met := bar.cells()
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", bar.Number, bar.What, figure, floor, ratio, bar.Target, met)
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", bar.Number, bar.What, figure, floor, ratio, cmp.Or(bar.Target, "–"), met)
 	}
 	for _, line := range r.failures() {
-		fmt.Fprintf(b, "| – | %s | – | – | – | – | failed |\n", strings.NewReplacer("\n", " ", "|", "/").Replace(line))
+		fmt.Fprintf(b, "| – | %s | – | – | – | – | failed |\n", strings.ReplaceAll(line, "|", "/"))
 	}
 	for i := range axes {
 		for n, g := range r.growth(&axes[i]) {
@@ -148,7 +148,7 @@ func (r *results) plots() (all []plot) {
 	for i := range axes {
 		a := &axes[i]
 		steps := r.growth(a)
-		if a.plot == "" || len(steps) < 2 {
+		if a.plot == "" || len(steps) == 0 {
 			continue
 		}
 		var line []point

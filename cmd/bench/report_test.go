@@ -115,6 +115,17 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	f := &figures{Refused: 1, Reconnects: 5, Late: 7, Unsettled: 2, Storm: &stormed{Clients: 5}}
+	if got, want := f.trouble(), "1 posts refused, 7 messages due and not posted at the end, 2 users whose acknowledgements did not get to the database"; got != want {
+		t.Errorf("trouble %q, want %q", got, want)
+	}
+	if got := (&figures{}).trouble(); got != "" {
+		t.Errorf("trouble %q", got)
+	}
+}
+
 // TestUnknown judges runs of a system that tells neither memory nor CPU: those
 // bars are left out, and what remains can be written.
 func TestUnknown(t *testing.T) {

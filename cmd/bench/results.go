@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ type results struct {
 type trialRuns struct {
 	Command  string     `json:"command"`
 	Machine  *machine   `json:"machine"`
-	Failures []string   `json:"failures,omitempty"`
+	Failures []string   `json:"failures,omitempty"` // a line each
 	Gateway  []*figures `json:"gateway"`
 	Floor    []*figures `json:"floor,omitempty"`
 }
@@ -149,7 +150,7 @@ func (r *results) table(out io.Writer) error {
 	for i := range r.Bars {
 		b := &r.Bars[i]
 		figure, floor, ratio, met := b.cells()
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.What, figure, floor, ratio, b.Target, met)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Number, b.What, figure, floor, ratio, cmp.Or(b.Target, "–"), met)
 	}
 	for _, line := range r.failures() {
 		fmt.Fprintf(w, "failed\t%s\n", line)

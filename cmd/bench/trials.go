@@ -25,7 +25,7 @@ type trial struct {
 func trials(long bool) []trial {
 	const (
 		one = "throughput -duration 4s -warmup 12s"
-		at  = "latency -duration 5s -warmup 12s "
+		due = "latency -warmup 12s "
 	)
 	pick := func(ifLong, otherwise string) string {
 		if long {
@@ -50,11 +50,11 @@ func trials(long bool) []trial {
 			trial{name: "10M events", args: one + " -past 10000000", most: 2})
 	}
 	all = append(all,
-		trial{name: "16 publishers", args: one + " -publishers 16", floor: true},
-		trial{name: "groups", args: "batch -duration 4s -warmup 2s", floor: true},
-		trial{name: "500/s", args: at + "-rate 500", floor: true},
-		trial{name: "500/s across", args: at + "-rate 500 -replicas 2 -cross"},
-		trial{name: "2000/s", args: at + "-rate 2000"},
+		trial{name: "16 publishers", args: "throughput -duration 3s -warmup 12s -publishers 16", floor: true},
+		trial{name: "groups", args: "batch -duration 3s -warmup 2s", floor: true},
+		trial{name: "500/s", args: due + "-duration 5s -rate 500", floor: true},
+		trial{name: "500/s across", args: due + "-duration 5s -rate 500 -replicas 2 -cross"},
+		trial{name: "2000/s", args: due + "-duration 3s -rate 2000"},
 		trial{name: "drain", args: "drain -users 100 -backlog 1000", floor: true},
 		trial{name: "storm", args: "storm -users 5000 -backlog 20 -replicas 3"},
 		trial{name: "idle", args: "idle -connections 10000 -settle 5s -duration 60s", floor: long, most: 1},
