@@ -27,15 +27,13 @@ func trials(long bool) []trial {
 		one = "throughput -duration 4s -warmup 12s"
 		due = "latency -warmup 12s "
 	)
-	pick := func(ifLong, otherwise string) string {
-		if long {
-			return ifLong
-		}
-		return otherwise
+	again, offline := 1, "3s"
+	if long {
+		again, offline = 0, "20s"
 	}
 	all := []trial{
 		{name: "64 publishers", args: one, floor: true},
-		{name: "64 publishers again", args: one, most: map[bool]int{false: 1}[long]},
+		{name: "64 publishers again", args: one, most: again},
 	}
 	if long {
 		all = append(all,
@@ -58,7 +56,7 @@ func trials(long bool) []trial {
 		trial{name: "drain", args: "drain -users 100 -backlog 1000", floor: true},
 		trial{name: "storm", args: "storm -users 5000 -backlog 20 -replicas 3"},
 		trial{name: "idle", args: "idle -connections 10000 -settle 5s -duration 60s", floor: long, most: 1},
-		trial{name: "offline", args: "offline -streams 1000000 -jobs 100000 -warmup 1s -settle 2s -duration " + pick("20s", "3s"), most: 1})
+		trial{name: "offline", args: "offline -streams 1000000 -jobs 100000 -warmup 1s -settle 2s -duration " + offline, most: 1})
 	if long {
 		all = append(all, trial{name: "soak", args: "soak -rate 3000 -duration 20m -every 10s -gateway-flags=-retention=2m", most: 1})
 	}
