@@ -19,15 +19,12 @@ type offlined struct {
 	FetchJobs   float64 `json:"fetch_ms_with_jobs"`
 }
 
-// phase is medians of a few windows. What is unknown is 0.
+// phase is one window. What is unknown is 0.
 type phase struct {
 	Rate   float64 `json:"messages_per_second"`
 	CPU    float64 `json:"cpu_us_per_message,omitempty"`
 	Memory int64   `json:"server_resident_bytes,omitempty"`
 }
-
-// offlineWindows is how many windows a phase has.
-const offlineWindows = 3
 
 func offline(b *bench) error {
 	readers, err := b.connectAll(clientBuffer)
@@ -71,7 +68,7 @@ func (b *bench) fetch() (ms float64, err error) {
 	return float64(took.Microseconds()) / 1000, err
 }
 
-// phase loads the gateway, each window for the duration.
+// phase loads the gateway for the duration.
 func (b *bench) phase() (p phase, err error) {
 	if err := b.rest("leaving the server alone", b.settle); err != nil {
 		return p, err
@@ -84,15 +81,12 @@ func (b *bench) phase() (p phase, err error) {
 	if err := b.rest("warming up", b.warmup); err != nil {
 		return p, err
 	}
-	var rates, cpus []float64
-	for range offlineWindows {
-		if err := b.window(b.duration); err != nil {
-			return p, err
-		}
-		rates = append(rates, b.Rate)
-		if b.CPU != nil {
-			cpus = append(cpus, b.CPU.Both)
-		}
+	if err := b.window(b.duration); err != nil {
+		return p, err
 	}
-	return phase{medianOf(rates), medianOf(cpus), b.env.usage(b.ctx).memory}, nil
+	p.Rate, p.Memory = b.Rate, b.env.usage(b.ctx).memory
+	if b.CPU != nil {
+		p.CPU = b.CPU.Both
+	}
+	return p, nil
 }

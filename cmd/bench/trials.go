@@ -27,9 +27,9 @@ func trials(long bool) []trial {
 		one = "throughput -duration 4s -warmup 12s"
 		due = "latency -warmup 12s "
 	)
-	again, offline := 1, "3s"
+	again, offline := 1, "9s"
 	if long {
-		again, offline = 0, "20s"
+		again, offline = 0, "60s" // a minute: trim comes round once
 	}
 	all := []trial{
 		{name: "64 publishers", args: one, floor: true},
@@ -194,7 +194,7 @@ func (o *options) estimate() time.Duration {
 	case "storm":
 		return total + backlog + connecting + 2*time.Second
 	case "offline":
-		return total + 3*(o.settle+o.warmup+offlineWindows*o.duration) + of(o.streams+o.jobs, row)
+		return total + 3*(o.settle+o.warmup+o.duration) + of(o.streams+o.jobs, row)
 	}
 	return total + o.warmup + o.duration
 }
