@@ -18,6 +18,8 @@ type bench struct {
 	load    *load
 	gateway *gateway // the load's target, nil if that is the floor
 	figures
+
+	saying sync.Mutex // guards stderr
 	stderr io.Writer
 }
 
@@ -54,29 +56,85 @@ func newBench(ctx context.Context, o options, e *environment, stderr io.Writer) 
 		postTo, connectTo = e.servers[1:], e.servers[:1]
 	}
 	users := o.users
-	if o.mode == "idle" || o.mode == "quiet" {
+	if o.mode == "idle" {
 		users = o.connections
 	}
 	var t target
 	if o.target == "floor" {
-		t = newFloorTarget(e.servers[0], users, e.db)
+		t = newFloorTarget(e.servers[0], o.floorTable(), users, e.db)
 	} else {
 		b.gateway = newGateway(postTo[0], connectTo, e.key, e.db, e.ids)
 		t = b.gateway
 	}
+	b.load = newLoad(t, postTo, users, o.size)
+	b.load.clients = o.clients()
 	if o.past > 0 {
-		b.say("writing %d delivered messages", o.past)
-		if err := fillEvents(ctx, e.db, o.past, o.size); err != nil {
+		err := b.during(fmt.Sprintf("writing %d delivered messages", o.past), func() error { return fillEvents(ctx, e.db, o.past, o.size) })
+		if err != nil {
 			return nil, err
 		}
 	}
-	b.load = newLoad(t, postTo, users, o.size)
-	b.load.clients = o.clients()
 	return b, b.load.begin(ctx)
 }
 
 // say writes a line about what is going on.
-func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.stderr, format+"\n", args...) }
+func (b *bench) say(format string, args ...any) {
+	b.saying.Lock()
+	defer b.saying.Unlock()
+	fmt.Fprintf(b.stderr, format+"\n", args...)
+}
+
+// during runs f and meanwhile says once a second how the load is doing.
+func (b *bench) during(what string, f func() error) error {
+	if !b.progress {
+		return f()
+	}
+	over := make(chan struct{})
+	var lines sync.WaitGroup
+	lines.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		l, started := b.load, time.Now()
+		last, lastAt := l.received.Load(), started
+		for {
+			select {
+			case <-over:
+				return
+			case <-tick.C:
+			}
+			received, now := l.received.Load(), time.Now()
+			b.say("%4.0fs  %s %.0fs  connected %d of %d  accepted %d  received %d  %.0f/s  failed %d  reconnects %d",
+				now.Sub(l.began).Seconds(), what, now.Sub(started).Seconds(), l.connected.Load(), l.clients, l.accepted.Load(), received,
+				float64(received-last)/now.Sub(lastAt).Seconds(), l.refused.Load()+l.unknown.Load(), l.reconnects.Load())
+			last, lastAt = received, now
+		}
+	})
+	defer lines.Wait()
+	defer close(over)
+	return f()
+}
+
+// rest lets go on what goes on.
+func (b *bench) rest(what string, d time.Duration) error {
+	return b.during(what, func() error { return pause(b.ctx, d) })
+}
+
+// await polls until met and returns how long after since that was.
+func (b *bench) await(what string, since time.Time, within time.Duration, met func() bool) (seconds float64, err error) {
+	err = b.during(what, func() error {
+		for !met() {
+			if time.Since(since) > within {
+				return fmt.Errorf("%s: not within %s: %d of %d clients are connected, %d messages are on their way",
+					what, within, b.load.connected.Load(), b.load.clients, b.load.check.Waiting())
+			}
+			if err := pause(b.ctx, 2*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return time.Since(since).Seconds(), err
+}
 
 // crowd runs n publishers until stopped.
 type crowd struct {
@@ -105,54 +163,46 @@ func (c *crowd) stop() {
 
 // window measures for the duration: what arrived, and what it cost.
 func (b *bench) window(duration time.Duration) error {
+	wal, err := walBytes(b.ctx, b.env.db)
+	if err != nil {
+		return err
+	}
 	cost := b.startMeter()
 	through, started := b.load.through(), time.Now()
 	b.load.measure(duration)
-	if err := b.watch(duration, nil); err != nil {
+	if err := b.rest("measuring", duration); err != nil {
 		return err
 	}
 	b.Seconds = time.Since(started).Seconds()
 	b.Messages = b.load.through() - through
 	b.Rate = float64(b.Messages) / b.Seconds
 	b.CPU = cost.perMessage(b.Messages)
-	return nil
+	after, err := walBytes(b.ctx, b.env.db)
+	b.WALBytes = per(float64(after-wal), float64(b.Messages))
+	return err
 }
 
-// watch waits for the duration, or until done is closed, and shows progress.
-func (b *bench) watch(duration time.Duration, done <-chan struct{}) error {
-	over := time.NewTimer(duration)
-	defer over.Stop()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last, lastAt := b.load.received.Load(), time.Now()
-	for {
-		select {
-		case <-b.ctx.Done():
-			return b.ctx.Err()
-		case <-done:
-			return nil
-		case <-over.C:
-			return nil
-		case <-tick.C:
-		}
-		if !b.progress {
-			continue
-		}
-		received, now := b.load.received.Load(), time.Now()
-		b.say("%4.0fs  posted %d  accepted %d  received %d  %.0f/s  failed %d  reconnects %d",
-			time.Since(b.load.began).Seconds(), b.load.posted.Load(), b.load.accepted.Load(), received,
-			float64(received-last)/now.Sub(lastAt).Seconds(), b.load.refused.Load()+b.load.unknown.Load(), b.load.reconnects.Load())
-		last, lastAt = received, now
+// per divides, and is 0 where there is nothing to divide by.
+func per(what, by float64) float64 {
+	if by == 0 {
+		return 0
 	}
+	return what / by
 }
 
 // verdict lets everything arrive and asks the checker.
 func (b *bench) verdict() (err error) {
-	b.Verdict, err = b.load.finish(b.ctx)
+	err = b.during("waiting for the rest", func() (err error) {
+		b.Verdict, b.Unsettled, err = b.load.finish(b.ctx)
+		return err
+	})
 	b.Refused, b.Unanswered, b.Reconnects = b.load.refused.Load(), b.load.unknown.Load(), b.load.reconnects.Load()
 	b.Errors = b.load.errors
 	if b.load.delivery.count.Load() > 0 {
 		b.Delivery, b.Answer = b.load.delivery.spread(), b.load.answers.spread()
+	}
+	if b.load.lateness.count.Load() > 0 {
+		b.Lateness = b.load.lateness.spread()
 	}
 	return err
 }
@@ -183,6 +233,6 @@ func (m meter) perMessage(messages int64) *cpu {
 	if !ok || messages == 0 {
 		return nil
 	}
-	per := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(messages) }
-	return &cpu{per(server), per(postgres), per(server + postgres)}
+	each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(messages) }
+	return &cpu{each(server), each(postgres), each(server + postgres)}
 }

@@ -15,8 +15,9 @@ import (
 
 const maxRepeats = 20
 
-// comparison is a mode run for two servers in turns, A B A B …: this machine is
-// not the same from one minute to the next, but two neighbours mostly are.
+// comparison is a mode run for two servers in turns, A B B A …: this machine is
+// not the same from one minute to the next, but two neighbours mostly are, and
+// who comes second finds warmer caches or a slower disk as often as who comes first.
 type comparison struct {
 	Mode    string     `json:"mode"`
 	A       string     `json:"a"`
@@ -36,14 +37,15 @@ type compared struct {
 	Ratio   float64   `json:"ratio"` // median of B/A over the pairs of neighbours
 }
 
-const compareUsage = `Run a mode for two servers in turns, A B A B …, and compare the medians.
+const compareUsage = `Run a mode for two servers in turns, A B B A …, and compare the medians.
 
   bench compare -repeats 3 throughput -publishers 64
   bench compare -a restante -b restante drain        how much two equal runs differ
   bench compare -a ./server.before -b ./server.after throughput
+  bench compare -a floor -b floor=./other throughput
 
-A and B are floor, restante, or a gateway binary (or a script that starts one with
-other settings). The ratio is the median of B/A over the pairs.
+A and B are floor, restante, a gateway binary (or a script that starts one with
+other settings), or floor= and a program that talks like the floor (-floor-server). The ratio is the median of B/A over the pairs.
 
 Flags (those of the mode come after its name):
 `
@@ -130,10 +132,13 @@ func buildGateway(ctx context.Context, o *options, out io.Writer) (remove func()
 
 // against makes the options of a run for one of the servers.
 func (o options) against(server string) (options, error) {
-	switch server {
-	case "floor":
+	other, isOther := strings.CutPrefix(server, "floor=")
+	switch {
+	case server == "floor":
 		o.target = "floor"
-	case "restante":
+	case isOther:
+		o.target, o.floorServer = "floor", other
+	case server == "restante":
 		o.target = "restante"
 	default:
 		if _, err := os.Stat(server); err != nil {
@@ -159,13 +164,12 @@ func compare(ctx context.Context, m mode, o options, a, b string, repeats int, o
 	}
 	for i := range repeats {
 		fmt.Fprintf(out, "%s, pair %d of %d\n", m.name, i+1, repeats)
-		fa, err := measure(ctx, m, optionsA, out)
+		var fa, fb *figures
+		err := inTurns(i,
+			func() (err error) { fa, err = measure(ctx, m, optionsA, out); return in(a, err) },
+			func() (err error) { fb, err = measure(ctx, m, optionsB, out); return in(b, err) })
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", a, err)
-		}
-		fb, err := measure(ctx, m, optionsB, out)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", b, err)
+			return nil, err
 		}
 		c.RunsA, c.RunsB = append(c.RunsA, fa), append(c.RunsB, fb)
 	}
@@ -173,40 +177,33 @@ func compare(ctx context.Context, m mode, o options, a, b string, repeats int, o
 	return c, nil
 }
 
-// compare fills in Metrics: those that both servers have.
+// inTurns runs both, in every other round the second first.
+func inTurns(round int, a, b func() error) error {
+	if round%2 == 1 {
+		a, b = b, a
+	}
+	first := a()
+	return errors.Join(first, b())
+}
+
+// in says where an error comes from.
+func in(where string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// compare fills in Metrics: those that all runs of both servers have.
 func (c *comparison) compare() {
 	for _, m := range c.RunsA[0].headline() {
 		x := compared{Name: m.Name, A: column(c.RunsA, m.Name), B: column(c.RunsB, m.Name)}
-		if len(x.A) == 0 || len(x.A) != len(x.B) {
+		if len(x.A) != len(c.RunsA) || len(x.B) != len(c.RunsB) {
 			continue
 		}
-		x.MedianA, x.MedianB, x.Ratio = medianOf(x.A), medianOf(x.B), pairRatio(x.A, x.B)
+		x.MedianA, x.MedianB, x.Ratio = medianOf(x.A), medianOf(x.B), medianOf(ratios(c.RunsA, c.RunsB, m.Name))
 		c.Metrics = append(c.Metrics, x)
 	}
-}
-
-// column is one metric of all runs that have it.
-func column(runs []*figures, name string) (values []float64) {
-	for _, f := range runs {
-		for _, m := range f.headline() {
-			if m.Name == name {
-				values = append(values, m.Value)
-				break
-			}
-		}
-	}
-	return values
-}
-
-// pairRatio is the median of b/a over pairs, 0 if there is none.
-func pairRatio(a, b []float64) float64 {
-	var ratios []float64
-	for i := range min(len(a), len(b)) {
-		if a[i] != 0 {
-			ratios = append(ratios, b[i]/a[i])
-		}
-	}
-	return medianOf(ratios)
 }
 
 // verdict is errViolated if any run was not correct.
@@ -224,6 +221,11 @@ func (c *comparison) table(out io.Writer) error {
 	fmt.Fprintf(w, "%s\tA: %s\tB: %s\tB/A\tall of A\tall of B\n", c.Mode, name(c.A), name(c.B))
 	for _, m := range c.Metrics {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%s\t%s\n", m.Name, short(m.MedianA), short(m.MedianB), m.Ratio, shorts(m.A), shorts(m.B))
+	}
+	for _, f := range slices.Concat(c.RunsA, c.RunsB) {
+		if trouble := f.trouble(); trouble != "" {
+			fmt.Fprintf(w, "not valid\t%s\n", trouble)
+		}
 	}
 	if c.verdict() == nil {
 		fmt.Fprintf(w, "verdict\tin order, nothing lost, in all %d runs\n", len(c.RunsA)+len(c.RunsB))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -56,4 +57,21 @@ func tableSizes(ctx context.Context, db *pgxpool.Pool) ([]tableSize, error) {
 		all = append(all, t)
 	}
 	return all, rows.Err()
+}
+
+// commitMilliseconds is what a commit of one row takes on this disk: the median
+// of a hundred, one after the other.
+func commitMilliseconds(ctx context.Context, db *pgxpool.Pool) (float64, error) {
+	if _, err := db.Exec(ctx, `CREATE TABLE commits (at timestamptz)`); err != nil {
+		return 0, fmt.Errorf("make a table to commit to: %w", err)
+	}
+	var took []float64
+	for range 100 {
+		started := time.Now()
+		if _, err := db.Exec(ctx, `INSERT INTO commits VALUES (now())`); err != nil {
+			return 0, fmt.Errorf("commit a row: %w", err)
+		}
+		took = append(took, time.Since(started).Seconds()*1000)
+	}
+	return medianOf(took), nil
 }

@@ -128,25 +128,30 @@ func (e *environment) open(ctx context.Context, url string) error {
 }
 
 func (e *environment) start(ctx context.Context, o *options, out io.Writer) error {
-	dir, err := os.MkdirTemp(o.dir, "restante-bench-")
+	dir, err := e.startDatabase(ctx, o, out)
 	if err != nil {
-		return err
-	}
-	e.stops = append(e.stops, func() error { return os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil { // Postgres may run as another user and must pass
-		return err
-	}
-	url, err := e.startPostgres(ctx, dir, out)
-	if err != nil {
-		return err
-	}
-	if err := e.open(ctx, url); err != nil {
 		return err
 	}
 	if o.target == "floor" {
-		return e.startFloor(ctx, dir)
+		return e.startFloor(ctx, o, dir)
 	}
 	return e.startGateways(ctx, o, dir, out)
+}
+
+// startDatabase returns the directory of the run.
+func (e *environment) startDatabase(ctx context.Context, o *options, out io.Writer) (dir string, err error) {
+	if dir, err = os.MkdirTemp(o.dir, "restante-bench-"); err != nil {
+		return "", err
+	}
+	e.stops = append(e.stops, func() error { return os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil { // Postgres may run as another user and must pass
+		return "", err
+	}
+	url, err := e.startPostgres(ctx, dir, out)
+	if err != nil {
+		return "", err
+	}
+	return dir, e.open(ctx, url)
 }
 
 func (e *environment) startPostgres(ctx context.Context, dir string, out io.Writer) (url string, err error) {
@@ -168,20 +173,28 @@ func (e *environment) startPostgres(ctx context.Context, dir string, out io.Writ
 	return postgres.URL(name), postgres.CreateDatabase(ctx, name)
 }
 
-func (e *environment) startFloor(ctx context.Context, dir string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+func (e *environment) startFloor(ctx context.Context, o *options, dir string) error {
+	binary, args := o.floorServer, []string(nil)
+	if binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		binary, args = self, []string{"floor"}
 	}
 	addr, err := freeAddress()
 	if err != nil {
 		return err
 	}
-	c, err := startChild(dir, "floor", nil, self, "floor", "-dsn", e.database, "-addr", addr)
+	c, err := startChild(dir, "floor", o.environ(), binary, append(args, "-dsn", e.database, "-addr", addr)...)
 	if err != nil {
 		return err
 	}
-	e.stops = append(e.stops, c.stop)
+	stop := c.stop
+	if o.floorServer != "" {
+		stop = c.kill // it need not know how to stop
+	}
+	e.stops = append(e.stops, stop)
 	e.servers, e.pids = []string{addr}, []int{c.pid()}
 	return c.ready(ctx, func(ctx context.Context) error {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
@@ -227,14 +240,14 @@ func (e *environment) startGateways(ctx context.Context, o *options, dir string,
 	e.stops = append(e.stops, issuer.stop)
 	e.ids, e.issuer = issuer, issuer.url
 	for i := range o.replicas {
-		if err := e.startGateway(ctx, fmt.Sprint("gateway-", i), dir, binary, issuer.url, keyring, strings.Fields(o.flags)); err != nil {
+		if err := e.startGateway(ctx, o, fmt.Sprint("gateway-", i), dir, binary, keyring); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *environment) startGateway(ctx context.Context, name, dir, binary, issuer, keyring string, flags []string) error {
+func (e *environment) startGateway(ctx context.Context, o *options, name, dir, binary, keyring string) error {
 	addr, err := freeAddress()
 	if err != nil {
 		return err
@@ -243,8 +256,8 @@ func (e *environment) startGateway(ctx context.Context, name, dir, binary, issue
 	if err != nil {
 		return err
 	}
-	args := append([]string{"-listen", addr, "-admin-listen", admin, "-oidc-issuer", issuer, "-oidc-audience", audience, "-token-keyring", keyring}, flags...)
-	c, err := startChild(dir, name, []string{"DATABASE_URL=" + e.database}, binary, args...)
+	args := append([]string{"-listen", addr, "-admin-listen", admin, "-oidc-issuer", e.issuer, "-oidc-audience", audience, "-token-keyring", keyring}, strings.Fields(o.flags)...)
+	c, err := startChild(dir, name, append(o.environ(), "DATABASE_URL="+e.database), binary, args...)
 	if err != nil {
 		return err
 	}
@@ -266,6 +279,14 @@ func (e *environment) startGateway(ctx context.Context, name, dir, binary, issue
 		}
 		return nil
 	})
+}
+
+// environ is what servers find in their environment besides ours.
+func (o *options) environ() []string {
+	if o.cores == 0 {
+		return nil
+	}
+	return []string{"GOMAXPROCS=" + strconv.Itoa(o.cores)}
 }
 
 // killGateway ends a gateway without a goodbye. It is not measured any more.

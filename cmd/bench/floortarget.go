@@ -19,6 +19,7 @@ import (
 // at once.
 type floorTarget struct {
 	server string
+	table  string // quoted
 	db     *pgxpool.Pool
 	users  []numbering
 }
@@ -29,8 +30,8 @@ type numbering struct {
 	ids []int64
 }
 
-func newFloorTarget(server string, users int, db *pgxpool.Pool) *floorTarget {
-	return &floorTarget{server, db, make([]numbering, users)}
+func newFloorTarget(server, table string, users int, db *pgxpool.Pool) *floorTarget {
+	return &floorTarget{server, pgx.Identifier{table}.Sanitize(), db, make([]numbering, users)}
 }
 
 func (f *floorTarget) request(buf []byte, user int, payload []byte) []byte {
@@ -112,7 +113,7 @@ func (f *floorTarget) streams(ctx context.Context, users int) ([]stream, error) 
 		all[i] = stream{user: i, head: int64(len(n.ids)), acked: int64(len(n.ids))}
 		n.mu.Unlock()
 	}
-	rows, err := f.db.Query(ctx, `SELECT user_id, id FROM floor WHERE user_id < $1 ORDER BY user_id, id`, users)
+	rows, err := f.db.Query(ctx, `SELECT user_id, id FROM `+f.table+` WHERE user_id < $1 ORDER BY user_id, id`, users)
 	if err != nil {
 		return nil, fmt.Errorf("read the floor's table: %w", err)
 	}
@@ -130,4 +131,13 @@ func (f *floorTarget) streams(ctx context.Context, users int) ([]stream, error) 
 		return nil
 	})
 	return all, err
+}
+
+// behind looks at one row: reading all that is left would slow down what deletes it.
+func (f *floorTarget) behind(ctx context.Context, users int) (behind bool, err error) {
+	err = f.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM `+f.table+` WHERE user_id < $1 ORDER BY user_id LIMIT 1)`, users).Scan(&behind)
+	if err != nil {
+		return false, fmt.Errorf("look into the floor's table: %w", err)
+	}
+	return behind, nil
 }

@@ -207,11 +207,7 @@ func (g *gateway) confirm(buf []byte, f frame) []byte {
 }
 
 func (g *gateway) streams(ctx context.Context, users int) ([]stream, error) {
-	names := make([]string, users)
-	for i := range names {
-		names[i] = userName(i)
-	}
-	rows, err := g.db.Query(ctx, `SELECT substr(user_id, 7)::int, head, acked FROM streams WHERE user_id = ANY($1)`, names)
+	rows, err := g.db.Query(ctx, `SELECT substr(user_id, 7)::int, head, acked FROM streams WHERE user_id = ANY($1)`, userNames(users))
 	if err != nil {
 		return nil, fmt.Errorf("read the streams: %w", err)
 	}
@@ -219,6 +215,22 @@ func (g *gateway) streams(ctx context.Context, users int) ([]stream, error) {
 		err = row.Scan(&s.user, &s.head, &s.acked)
 		return s, err
 	})
+}
+
+func (g *gateway) behind(ctx context.Context, users int) (behind bool, err error) {
+	err = g.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM streams WHERE user_id = ANY($1) AND acked < head)`, userNames(users)).Scan(&behind)
+	if err != nil {
+		return false, fmt.Errorf("look whether streams are behind: %w", err)
+	}
+	return behind, nil
+}
+
+func userNames(users int) []string {
+	names := make([]string, users)
+	for i := range names {
+		names[i] = userName(i)
+	}
+	return names
 }
 
 // leadingInt reads the digits that b begins with, at most 18 of them.

@@ -34,7 +34,7 @@ type load struct {
 	connected                    atomic.Int64 // clients, now
 	reopened                     atomic.Int64 // connections that took the place of a lost one
 	hold                         atomic.Bool  // clients confirm nothing
-	delivery, answers            histogram    // within the window
+	delivery, answers, lateness  histogram    // within the window
 	window                       struct{ from, to atomic.Int64 }
 
 	mu     sync.Mutex // guards errors
@@ -290,41 +290,43 @@ const (
 )
 
 // finish waits until all has arrived and been acknowledged, asks the database
-// what it holds, and returns the verdict. Clients must still be connected.
-func (l *load) finish(ctx context.Context) (checker.Report, error) {
+// what it holds, and returns the verdict, and how many users have acknowledged
+// what the database does not know of. Clients must still be connected.
+func (l *load) finish(ctx context.Context) (report checker.Report, unsettled int, err error) {
 	arrived := time.Now().Add(arriveWithin)
 	for l.check.Waiting() > 0 && time.Now().Before(arrived) { // what is late is reported as stranded
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return checker.Report{}, err
+			return report, 0, err
 		}
 	}
-	streams, err := l.settled(ctx)
+	if err := l.settled(ctx); err != nil {
+		return report, 0, err
+	}
+	streams, err := l.target.streams(ctx, l.users)
 	if err != nil {
-		return checker.Report{}, err
+		return report, 0, err
 	}
 	for _, s := range streams {
 		l.check.Stream(userName(s.user), s.head, s.acked)
+		if s.user < l.clients && s.acked < s.head {
+			unsettled++
+		}
 	}
-	return l.check.Report(), nil
+	return l.check.Report(), unsettled, nil
 }
 
 // settled waits until the database has every acknowledgement, or for
 // settleWithin: one may be missing, the promise is only that none is invented.
-func (l *load) settled(ctx context.Context) ([]stream, error) {
+func (l *load) settled(ctx context.Context) error {
 	for until := time.Now().Add(settleWithin); ; {
-		streams, err := l.target.streams(ctx, l.users)
-		if err != nil {
-			return nil, err
+		asked := time.Now()
+		behind, err := l.target.behind(ctx, l.clients)
+		if err != nil || !behind || asked.After(until) {
+			return err
 		}
-		behind := false
-		for _, s := range streams {
-			behind = behind || s.user < l.clients && s.acked < s.head
-		}
-		if !behind || time.Now().After(until) {
-			return streams, nil
-		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return nil, err
+		// What is measured has to answer this too: for a tenth of the time at most.
+		if err := pause(ctx, max(10*time.Millisecond, 9*time.Since(asked))); err != nil {
+			return err
 		}
 	}
 }

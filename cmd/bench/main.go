@@ -64,8 +64,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exit(runBars(ctx, args, stdout, stderr), stderr)
 	case "report":
 		return exit(runReport(ctx, args, stdout, stderr), stderr)
-	case "scale":
-		return exit(runScale(ctx, args, stdout, stderr), stderr)
 	case "-h", "-help", "--help", "help":
 		usageText(stdout)
 		return 0
@@ -85,9 +83,9 @@ func usageText(out io.Writer) {
 	for _, m := range modes() {
 		fmt.Fprintf(out, "  %-11s %s\n              %s\n", m.name, m.summary, m.example)
 	}
-	fmt.Fprintf(out, "  %-11s %s\n              %s\n", scaleMode.name, scaleMode.summary, scaleMode.example)
 	fmt.Fprint(out, `  bars        Everything the project promises about speed, next to the floor: a table.
               bench bars -out deploy
+              bench bars -only scale
   report      Tables and plots again, from the figures that bars has written.
               bench report -out deploy
   compare     Run a mode for two servers in turns and compare the medians.
@@ -132,7 +130,6 @@ func runMode(ctx context.Context, m mode, args []string, stdout, stderr io.Write
 	if err != nil {
 		return usageError{err}
 	}
-	o.progress = o.progress || isTerminal(stderr)
 	f, err := measure(ctx, m, o, stderr)
 	if err != nil {
 		return err
@@ -184,14 +181,5 @@ func runUp(ctx context.Context, args []string, stdout, stderr io.Writer) (err er
 }
 
 func urls(addresses []string) string { return "http://" + strings.Join(addresses, ",http://") }
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
 
 func logger(w io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(w, nil)) }

@@ -81,12 +81,12 @@ func TestModes(t *testing.T) {
 				t.Errorf("no figures: %+v", f)
 			}
 		}},
-		{"latency", []string{"latency", "-rate", "300", "-users", "5", "-publishers", "4", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
-			if f.Verdict.Accepted > 600 {
-				t.Errorf("%d messages in about a second at a rate of 300", f.Verdict.Accepted)
+		{"latency", []string{"latency", "-rate", "40", "-users", "5", "-publishers", "8", "-duration", "1s", "-warmup", "0s"}, func(t *testing.T, f figures) {
+			if f.Verdict.Accepted > 400 {
+				t.Errorf("%d messages in about a second at a rate of 40", f.Verdict.Accepted)
 			}
-			if f.Delivery == nil || f.Delivery.P99 < f.Delivery.P50 || f.Delivery.Max < f.Delivery.P99 {
-				t.Errorf("latencies: %v", f.Delivery)
+			if f.Delivery == nil || f.Delivery.P99 < f.Delivery.P50 || f.Delivery.Max < f.Delivery.P99 || f.Lateness == nil || f.WALBytes == 0 {
+				t.Errorf("latencies: %v, of them %v", f.Delivery, f.Lateness)
 			}
 		}},
 		{"drain", []string{"drain", "-users", "7", "-backlog", "30", "-publishers", "4"}, func(t *testing.T, f figures) {
@@ -104,13 +104,8 @@ func TestModes(t *testing.T) {
 				t.Errorf("no figures: %+v", f)
 			}
 		}},
-		{"quiet", []string{"quiet", "-connections", "20", "-settle", "0s", "-duration", "1s"}, func(t *testing.T, f figures) {
-			if f.Quiet == nil || f.Quiet.Connections != 20 || f.Verdict.Received != 20 {
-				t.Errorf("want 20 connections that get a message each: %+v", f)
-			}
-		}},
 		{"idle", []string{"idle", "-connections", "40", "-settle", "0s", "-duration", "1s"}, func(t *testing.T, f figures) {
-			if f.Idle == nil || f.Idle.Connections != 40 || f.Verdict.Received != 40 {
+			if i := f.Idle; i == nil || i.Connections != 40 || f.Verdict.Received != 40 {
 				t.Errorf("want 40 connections that get a message each: %+v", f)
 			}
 		}},
@@ -148,7 +143,7 @@ func TestOwnServers(t *testing.T) {
 		check func(t *testing.T, f figures)
 	}{
 		{"storm -replicas 2 -users 30 -backlog 5 -publishers 4", func(t *testing.T, f figures) {
-			if s := f.Storm; s == nil || s.Pending != 150 || f.Reconnects < 30 || s.SettledSeconds < s.ConnectedSeconds {
+			if s := f.Storm; s == nil || s.Pending != 150 || f.Reconnects < 30 || s.Clients != 30 || s.SettledSeconds < s.ConnectedSeconds {
 				t.Errorf("want 150 messages to survive a replica: %+v %+v", s, f)
 			}
 		}},
@@ -158,7 +153,8 @@ func TestOwnServers(t *testing.T) {
 			}
 		}},
 		{"soak -users 5 -publishers 4 -rate 100 -duration 2s -every 1s -warmup 0s", func(t *testing.T, f figures) {
-			if len(f.Soak) != 2 || len(f.Soak[0].Tables) != 3 || f.Soak[1].WALBytes == 0 {
+			// Two, if the machine is not too busy to look every second.
+			if n := len(f.Soak); n == 0 || n > 2 || len(f.Soak[0].Tables) != 3 || f.Soak[n-1].WALBytes == 0 {
 				t.Errorf("want two samples with three tables each: %+v", f.Soak)
 			}
 		}},

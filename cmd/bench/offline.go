@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -18,15 +19,12 @@ type offlined struct {
 	FetchJobs   float64 `json:"fetch_ms_with_jobs"`
 }
 
-// phase is medians of a few windows.
+// phase is one window. What is unknown is 0.
 type phase struct {
 	Rate   float64 `json:"messages_per_second"`
-	CPU    float64 `json:"cpu_us_per_message"`
-	Memory int64   `json:"server_resident_bytes"`
+	CPU    float64 `json:"cpu_us_per_message,omitempty"`
+	Memory int64   `json:"server_resident_bytes,omitempty"`
 }
-
-// offlineWindows is how many windows a phase has.
-const offlineWindows = 3
 
 func offline(b *bench) error {
 	readers, err := b.connectAll(clientBuffer)
@@ -43,17 +41,17 @@ func offline(b *bench) error {
 	if o.Fetch, err = b.fetch(); err != nil {
 		return err
 	}
-	b.say("writing %d offline users", b.streams)
 	started := time.Now()
-	if err := fillOffline(b.ctx, b.env.db, b.streams, b.size); err != nil {
+	err = b.during(fmt.Sprintf("writing %d offline users", b.streams), func() error { return fillOffline(b.ctx, b.env.db, b.streams, b.size) })
+	if err != nil {
 		return err
 	}
 	o.FillSeconds = time.Since(started).Seconds()
 	if o.After, err = b.phase(); err != nil {
 		return err
 	}
-	b.say("writing %d delivery jobs", b.jobs)
-	if err := fillJobs(b.ctx, b.env.db, b.jobs); err != nil {
+	err = b.during(fmt.Sprintf("writing %d delivery jobs", b.jobs), func() error { return fillJobs(b.ctx, b.env.db, b.jobs) })
+	if err != nil {
 		return err
 	}
 	if o.FetchJobs, err = b.fetch(); err != nil {
@@ -70,9 +68,9 @@ func (b *bench) fetch() (ms float64, err error) {
 	return float64(took.Microseconds()) / 1000, err
 }
 
-// phase loads the gateway, each window for the duration.
+// phase loads the gateway for the duration.
 func (b *bench) phase() (p phase, err error) {
-	if err := pause(b.ctx, b.settle); err != nil {
+	if err := b.rest("leaving the server alone", b.settle); err != nil {
 		return p, err
 	}
 	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
@@ -80,18 +78,15 @@ func (b *bench) phase() (p phase, err error) {
 		}
 	})
 	defer writers.stop()
-	if err := b.watch(b.warmup, nil); err != nil {
+	if err := b.rest("warming up", b.warmup); err != nil {
 		return p, err
 	}
-	var rates, cpus []float64
-	for range offlineWindows {
-		if err := b.window(b.duration); err != nil {
-			return p, err
-		}
-		rates = append(rates, b.Rate)
-		if b.CPU != nil {
-			cpus = append(cpus, b.CPU.Both)
-		}
+	if err := b.window(b.duration); err != nil {
+		return p, err
 	}
-	return phase{medianOf(rates), medianOf(cpus), b.env.usage(b.ctx).memory}, nil
+	p.Rate, p.Memory = b.Rate, b.env.usage(b.ctx).memory
+	if b.CPU != nil {
+		p.CPU = b.CPU.Both
+	}
+	return p, nil
 }

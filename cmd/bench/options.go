@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -33,17 +34,19 @@ type options struct {
 	settle      time.Duration
 	every       time.Duration
 
-	replicas int
-	cross    bool
-	server   string
-	flags    string
-	dir      string
-	urls     string
-	database string
-	keyFile  string
-	issuer   string
-	pids     string
-	admins   string
+	replicas    int
+	cores       int
+	cross       bool
+	server      string
+	floorServer string
+	flags       string
+	dir         string
+	urls        string
+	database    string
+	keyFile     string
+	issuer      string
+	pids        string
+	admins      string
 
 	json     string
 	progress bool
@@ -64,7 +67,7 @@ func commonDefaults(m mode) options {
 	o := options{
 		mode: m.name, target: "restante", publishers: 64, users: 200, size: 256, rate: 500, connections: 5000,
 		backlog: 1000, group: 100, streams: 1_000_000, jobs: 100_000, replicas: 1,
-		duration: 10 * time.Second, warmup: 2 * time.Second, settle: 5 * time.Second, every: 5 * time.Second,
+		duration: 10 * time.Second, warmup: 2 * time.Second, settle: 5 * time.Second, every: 5 * time.Second, progress: true,
 	}
 	if m.defaults != nil {
 		m.defaults(&o)
@@ -96,19 +99,21 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.size, "size", o.size, "bytes of a message")
 	flags.IntVar(&o.rate, "rate", o.rate, "latency, soak: messages per second over all publishers")
 	flags.IntVar(&o.group, "group", o.group, "batch: messages per POST")
-	flags.IntVar(&o.connections, "connections", o.connections, "idle, quiet: connections to open")
+	flags.IntVar(&o.connections, "connections", o.connections, "idle: connections to open")
 	flags.IntVar(&o.backlog, "backlog", o.backlog, "drain, storm: messages pending per user")
 	flags.IntVar(&o.past, "past", o.past, "throughput, batch, latency: delivered messages of other users that the log holds already")
 	flags.IntVar(&o.streams, "streams", o.streams, "offline: users with a pending message who never connect")
 	flags.IntVar(&o.jobs, "jobs", o.jobs, "offline: of those, users with a delivery job that is not due yet")
 	flags.DurationVar(&o.duration, "duration", o.duration, "how long to measure")
 	flags.DurationVar(&o.warmup, "warmup", o.warmup, "how long to run before measuring")
-	flags.DurationVar(&o.settle, "settle", o.settle, "idle, quiet, offline: how long to leave the servers alone before they are looked at")
+	flags.DurationVar(&o.settle, "settle", o.settle, "idle, offline: how long to leave the servers alone before they are looked at")
 	flags.DurationVar(&o.every, "every", o.every, "soak: time between samples")
 
 	flags.StringVar(&o.server, "server", "", "gateway binary to start (default: go build ./cmd/server)")
 	flags.StringVar(&o.flags, "gateway-flags", o.flags, "more flags for the gateways that are started, separated by spaces")
 	flags.IntVar(&o.replicas, "replicas", o.replicas, "gateway replicas to start")
+	flags.IntVar(&o.cores, "cores", 0, "let each server that is started use so many cores at once, as GOMAXPROCS does (0: all)")
+	flags.StringVar(&o.floorServer, "floor-server", "", "program to start instead of bench floor: it takes -dsn and -addr, talks like it, and keeps its rows in a table named as itself")
 	flags.BoolVar(&o.cross, "cross", false, "post to the first replica, connect to the others")
 	flags.StringVar(&o.dir, "dir", "", "where the private PostgreSQL keeps its data while the run lasts: its disk is measured too (default: the system's temporary directory)")
 
@@ -120,7 +125,7 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.pids, "server-pid", "", "with -url: process ids of the servers, comma-separated, for CPU and memory")
 
 	flags.StringVar(&o.json, "json", "", "also write the figures to this file")
-	flags.BoolVar(&o.progress, "progress", false, "a line per second on standard error (default: if it is a terminal)")
+	flags.BoolVar(&o.progress, "progress", true, "a line per second on standard error")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, errHelp
@@ -148,6 +153,7 @@ func (o *options) validate() error {
 		{"rate", o.rate, 1, 100_000}, {"connections", o.connections, 1, maxConnected}, {"backlog", o.backlog, 1, 10_000},
 		{"connected", o.connected, 0, maxConnected}, {"group", o.group, 1, 1000},
 		{"past", o.past, 0, 20_000_000}, {"streams", o.streams, 1, 10_000_000}, {"jobs", o.jobs, 0, o.streams}, {"replicas", o.replicas, 1, 16},
+		{"cores", o.cores, 0, 1024},
 	}
 	for _, b := range bounds {
 		if b.n < b.low || b.n > b.up {
@@ -205,12 +211,20 @@ func (o *options) validate() error {
 // clients is how many users are connected.
 func (o *options) clients() int {
 	switch {
-	case o.mode == "idle" || o.mode == "quiet":
+	case o.mode == "idle":
 		return o.connections
 	case o.connected > 0:
 		return min(o.connected, o.users)
 	}
 	return o.users
+}
+
+// floorTable is the table that the floor keeps its rows in.
+func (o *options) floorTable() string {
+	if o.floorServer == "" {
+		return "floor"
+	}
+	return filepath.Base(o.floorServer)
 }
 
 // addresses returns the host:port of each URL of a flag. Load goes to this

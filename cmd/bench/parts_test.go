@@ -98,7 +98,7 @@ func TestOptions(t *testing.T) {
 		"-replicas 1":               {name: "storm"},
 		"-streams 10 -jobs 11":      {name: "offline"},
 		"-every 1ms":                {name: "soak"},
-		"-connections 1000000":      {name: "quiet"},
+		"-connections 1000000":      {name: "idle"},
 		"-backlog 5 -users 2000000": {name: "storm", defaults: func(o *options) { o.replicas = 2 }},
 	} {
 		if _, err := parseOptions(m, strings.Fields(args), io.Discard); err == nil {
@@ -121,7 +121,7 @@ func TestForeignDatabase(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"-h"}, {"throughput", "-h"}, {"compare", "-h"}, {"bars", "-h"}, {"scale", "-h"}, {"report", "-h"}, {"floor", "-h"}, {"up", "-h"}} {
+	for _, args := range [][]string{{"-h"}, {"throughput", "-h"}, {"compare", "-h"}, {"bars", "-h"}, {"report", "-h"}, {"floor", "-h"}, {"up", "-h"}} {
 		var out strings.Builder
 		if code := run(t.Context(), args, &out, &out); code != 0 || !strings.Contains(out.String(), "bench ") {
 			t.Errorf("%v: code %d\n%s", args, code, out.String())

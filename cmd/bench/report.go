@@ -2,8 +2,8 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,13 +37,12 @@ func runReport(_ context.Context, args []string, stdout, stderr io.Writer) error
 		}
 		return usageError{err}
 	}
-	text, err := os.ReadFile(filepath.Join(*out, "bench", "figures.json"))
+	r, err := loadResults(*out)
 	if err != nil {
-		return fmt.Errorf("%w; bench bars -out %s writes it", err, *out)
-	}
-	var r results
-	if err := json.Unmarshal(text, &r); err != nil {
 		return err
+	}
+	if len(r.Runs) == 0 {
+		return fmt.Errorf("%s has no runs; bench bars -out %s writes it", figuresFile(*out), *out)
 	}
 	r.judge()
 	if err := r.table(stdout); err != nil {
@@ -80,15 +79,28 @@ func (r *results) publish(dir string) error {
 }
 
 func (r *results) markdown(b *bytes.Buffer, plots []plot) {
-	fmt.Fprintf(b, "%s.\n\n", r.Machine)
-	b.WriteString("| bar | what | figure | floor | ratio | target | met |\n|---|---|---:|---:|---:|---|---|\n")
+	for _, line := range r.machines() {
+		fmt.Fprintf(b, "%s.\n\n", line)
+	}
+	b.WriteString("| bar | what | figure | floor | ratio (least–most) | target | met |\n|---|---|---:|---:|---:|---|---|\n")
 	for i := range r.Bars {
 		bar := &r.Bars[i]
 		figure, floor, ratio, met := bar.cells()
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", bar.Number, bar.What, figure, floor, ratio, bar.Target, met)
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", bar.Number, bar.What, figure, floor, ratio, cmp.Or(bar.Target, "–"), met)
+	}
+	for _, line := range r.failures() {
+		fmt.Fprintf(b, "| – | %s | – | – | – | – | failed |\n", strings.ReplaceAll(line, "|", "/"))
+	}
+	for i := range axes {
+		for n, g := range r.growth(&axes[i]) {
+			if n == 0 {
+				fmt.Fprintf(b, "\n| %s | messages/s | CPU µs per message | to the first |\n|---:|---:|---:|---:|\n", g.axis.name)
+			}
+			fmt.Fprintf(b, "| %d | %.0f | %.0f | %.2f |\n", g.value, g.rate, g.cpu, g.ratio)
+		}
 	}
 	b.WriteString("\nWhat was run:\n\n```sh\n")
-	for _, t := range append(append([]trial{}, trials...), longTrials...) {
+	for _, t := range trials(true) {
 		if runs := r.Runs[t.name]; runs != nil {
 			fmt.Fprintf(b, "go run ./cmd/%s\n", runs.Command)
 		}
@@ -114,27 +126,37 @@ func (r *results) plots() (all []plot) {
 	if c := r.pairs("CPU of server and database per message", "µs", cpuMetric, "16 publishers", "64 publishers", "groups"); len(c.names) > 0 {
 		add("cpu.svg", c)
 	}
-	if c := r.pairs("POST to client, p99", "ms", p99Metric, "500/s", "2000/s"); len(c.names) > 0 {
+	if c := r.pairs("POST to client, p99", "ms", p99Metric, "500/s"); len(c.names) > 0 {
 		add("latency.svg", c)
 	}
 	if f := r.first("soak"); f != nil {
 		add("soak-cpu.svg", &chart{title: "Soak: CPU per message", x: "seconds", y: "µs", series: []series{
-			{"server", soakLine(f, func(s soakSample) float64 { return s.CPU.Server })},
-			{"PostgreSQL", soakLine(f, func(s soakSample) float64 { return s.CPU.Postgres })},
+			{"both", soakLine(f, cpuOfSample)},
+			{"server", soakLine(f, func(s soakSample) float64 { return cmp.Or(s.CPU, &cpu{}).Server })},
+			{"PostgreSQL", soakLine(f, func(s soakSample) float64 { return cmp.Or(s.CPU, &cpu{}).Postgres })},
 		}})
-		add("soak-size.svg", &chart{title: "Soak: tables with their indexes, and memory of the server", x: "seconds", y: "MiB", series: []series{
-			{"events", soakLine(f, sizeOf("events"))}, {"streams", soakLine(f, sizeOf("streams"))}, {"river_job", soakLine(f, sizeOf("river_job"))},
-			{"server", soakLine(f, func(s soakSample) float64 { return float64(s.Memory) / (1 << 20) })},
+		add("soak-size.svg", &chart{title: "Soak: tables (two with their indexes), and memory of the server", x: "seconds", y: "MiB", series: []series{
+			{"events", soakLine(f, func(s soakSample) float64 { return mib(s.table("events").Bytes) })},
+			{"events' indexes", soakLine(f, func(s soakSample) float64 { return mib(s.table("events").Indexes) })},
+			{"streams", soakLine(f, sizeOf("streams"))}, {"river_job", soakLine(f, sizeOf("river_job"))},
+			{"server", soakLine(f, func(s soakSample) float64 { return mib(s.Memory) })},
 		}})
 		add("soak-dead.svg", &chart{title: "Soak: dead rows", x: "seconds", y: "rows", series: []series{
 			{"events", soakLine(f, deadOf("events"))}, {"streams", soakLine(f, deadOf("streams"))}, {"river_job", soakLine(f, deadOf("river_job"))},
 		}})
 	}
-	if r.Scale != nil {
-		for _, axis := range []string{"users", "replicas", "events"} {
-			add("scale-"+axis+".svg", &chart{title: "CPU per message as the number of " + axis + " grows", x: axis, y: "µs", logX: axis != "replicas",
-				series: []series{{"server and PostgreSQL", r.Scale.axis(axis)}}})
+	for i := range axes {
+		a := &axes[i]
+		steps := r.growth(a)
+		if a.plot == "" || len(steps) == 0 {
+			continue
 		}
+		var line []point
+		for _, g := range steps {
+			line = append(line, point{float64(g.value), g.cpu})
+		}
+		add("scale-"+a.plot+".svg", &chart{title: "CPU per message, " + a.name, x: a.plot, y: "µs", logX: a.plot != "replicas",
+			series: []series{{"server and PostgreSQL", line}}})
 	}
 	return all
 }
@@ -159,16 +181,16 @@ func (r *results) pairs(title, y, metric string, trials ...string) *chart {
 
 func soakLine(f *figures, value func(soakSample) float64) (line []point) {
 	for _, s := range f.Soak {
-		if s.CPU != nil {
-			line = append(line, point{s.Seconds, value(s)})
-		}
+		line = append(line, point{s.Seconds, value(s)})
 	}
 	return line
 }
 
 func sizeOf(table string) func(soakSample) float64 {
-	return func(s soakSample) float64 { return float64(s.table(table).Bytes+s.table(table).Indexes) / (1 << 20) }
+	return func(s soakSample) float64 { return mib(s.table(table).Bytes + s.table(table).Indexes) }
 }
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
 
 func deadOf(table string) func(soakSample) float64 {
 	return func(s soakSample) float64 { return float64(s.table(table).Dead) }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"restante/internal/checker"
 )
@@ -18,22 +19,26 @@ import (
 // floor.
 func sampleResults() *results {
 	run := func(mode string, rate float64, change func(*figures)) *figures {
-		f := &figures{Mode: mode, Rate: rate, Delivery: &spread{P50: 1000 / rate, P99: 5000 / rate}, CPU: &cpu{40, 20, 60}, Settings: map[string]any{"users": 5}}
+		f := &figures{Mode: mode, Target: "restante", Rate: rate, Delivery: &spread{P50: 1000 / rate, P99: 5000 / rate}, CPU: &cpu{40, 20, 60}}
 		if change != nil {
 			change(f)
 		}
 		return f
 	}
+	here := &machine{Commit: "abc"}
 	pair := func(mode string, gateway, floor float64) *trialRuns {
-		return &trialRuns{Command: "bench " + mode, Gateway: []*figures{run(mode, gateway, nil)}, Floor: []*figures{run(mode, floor, nil)}}
+		return &trialRuns{Command: "bench " + mode, Machine: here, Gateway: []*figures{run(mode, gateway, nil)}, Floor: []*figures{run(mode, floor, nil)}}
 	}
 	one := func(mode string, change func(*figures)) *trialRuns {
-		return &trialRuns{Command: "bench " + mode, Gateway: []*figures{run(mode, 1000, change)}}
+		return &trialRuns{Command: "bench " + mode, Machine: here, Gateway: []*figures{run(mode, 1000, change)}}
+	}
+	used := func(cpu float64) *trialRuns {
+		return one("throughput", func(f *figures) { f.CPU.Both = cpu })
 	}
 	var samples []soakSample
 	for i := range 12 {
 		samples = append(samples, soakSample{Seconds: float64(10 * i), CPU: &cpu{30, 20, 50 + float64(i)}, Memory: 50 << 20,
-			Tables: []tableSize{{Name: "events", Bytes: int64(i) << 20}}})
+			Tables: []tableSize{{Name: "events", Bytes: int64(i) << 20, Dead: 1000}}})
 	}
 	return &results{
 		Runs: map[string]*trialRuns{
@@ -43,20 +48,18 @@ func sampleResults() *results {
 			"500/s":         pair("latency", 1000, 1000),
 			"500/s across":  one("latency", nil),
 			"drain":         pair("drain", 100_000, 50_000),
-			"storm":         one("storm", func(f *figures) { f.Storm = &stormed{FirstSeconds: 1, DeliveredSeconds: 12} }),
-			"idle": one("idle", func(f *figures) {
-				f.Idle = &idled{Connections: 1000, BytesEach: 10 << 10, GoroutinesEach: 1, ServerCorePercent: 0.4}
+			"storm": one("storm", func(f *figures) {
+				f.Storm, f.Reconnects = &stormed{Clients: 5, FirstSeconds: 1, DeliveredSeconds: 12}, 5
 			}),
-			"quiet": one("quiet", func(f *figures) { f.Quiet = &quieted{WALBytesPerSecond: 900, WALBytesWithout: 850} }),
+			"idle": one("idle", func(f *figures) {
+				f.Idle = &idled{Connections: 1000, BytesEach: 10 << 10, GoroutinesEach: 1, With: still{WAL: 900, Server: 0.4, KnownCPU: true}, Without: still{WAL: 850}}
+			}),
 			"offline": one("offline", func(f *figures) {
 				f.Offline = &offlined{Before: phase{Rate: 100, Memory: 100}, After: phase{Rate: 95, Memory: 120}, FetchJobs: 3}
 			}),
+			"100 users": used(50), "1000 users": used(60), "2 replicas": used(62), "10M events": used(60),
 			"soak": one("soak", func(f *figures) { f.Soak = samples }),
 		},
-		Scale: &scaled{Points: []*scalePoint{
-			{Axis: "users", Value: 100, CPU: 50, Ratio: 1}, {Axis: "users", Value: 1000, CPU: 60, Ratio: 1.2},
-			{Axis: "replicas", Value: 1, CPU: 50, Ratio: 1}, {Axis: "events", Value: 0, CPU: 50, Ratio: 1},
-		}},
 	}
 }
 
@@ -69,20 +72,23 @@ func TestJudge(t *testing.T) {
 		met[b.Number+" "+b.What] = b.Met
 	}
 	for what, want := range map[string]bool{
-		"1 one message per POST, 64 publishers":                                 true,
-		"1 one message per POST, 16 publishers":                                 false,
-		"2 100 messages per POST":                                               true,
-		"3 POST to client at 500/s, p50":                                        true,
-		"4 100 users come back to 1,000 messages each":                          true,
-		"4 a replica with 5 users dies: until 0 pending messages are delivered": false,
-		"5 an idle connection of 1000: memory":                                  true,
-		"6 publish rate with 0 offline users, to that without":                  true,
-		"6 … memory of the server, to that without":                             false,
-		"7 0 idle connections: write-ahead log they cause":                      true,
-		"8 CPU per message, up to 1000 users: the largest change":               false,
-		"8 CPU per message over 0 minutes, last quarter to first":               false,
-		"8 CPU per message, up to 0 events: the largest change":                 true,
-		"3 through another replica at 500/s, p50":                               true,
+		"1 one message per POST, 64 publishers":                                           true,
+		"1 one message per POST, 16 publishers":                                           false,
+		"2 100 messages per POST":                                                         true,
+		"3 POST to client at 500/s, p50":                                                  true,
+		"4 100 users come back to 1,000 messages each: until all are received":            true,
+		"4 a replica with 5 users dies: until 0 pending messages are delivered":           false,
+		"5 an idle connection of 1000: memory":                                            true,
+		"6 publish rate with 0 offline users, to that without":                            true,
+		"6 memory of the server with 0 offline users, to that without":                    false,
+		"7 1000 idle connections: write-ahead log they cause (900 in all)":                true,
+		"8 CPU per message, 100 to 1000 users, all of them connected: the largest change": false,
+		"8 CPU per message, 1 to 2 replicas on this machine: the largest change":          true,
+		"8 CPU per message, 0 to 10000000 events in the log: the largest change":          true,
+		"8 CPU per message over 0 minutes, last quarter to first":                         false,
+		"8 … tables and indexes, last quarter to second":                                  false,
+		"8 … dead rows at most (1000), last quarter to second":                            true,
+		"3 through another replica at 500/s, p50":                                         true,
 	} {
 		if got, judged := met[what]; !judged || got != want {
 			t.Errorf("%q: met %v, judged %v; want %v", what, got, judged, want)
@@ -94,9 +100,92 @@ func TestJudge(t *testing.T) {
 	if err := r.verdict(); err != nil {
 		t.Error(err)
 	}
+	r.Runs["64 publishers"].Floor[0].Reconnects = 3
+	r.judge()
+	if _, _, _, met := r.Bars[0].cells(); r.Bars[0].Met || met != "not valid: restante: 3 lost connections" {
+		t.Errorf("a run that lost connections: %q", met)
+	}
+	r.Runs["drain"].Failures = []string{"round 1, floor: no disk"}
+	if err := r.verdict(); !errors.Is(err, errFailed) || r.failures()[0] != "drain, round 1, floor: no disk" {
+		t.Errorf("verdict with a failure: %v", err)
+	}
 	r.Runs["drain"].Floor[0].Verdict = checker.Report{Count: 1}
 	if err := r.verdict(); !errors.Is(err, errViolated) {
 		t.Errorf("verdict with a violation: %v", err)
+	}
+}
+
+func TestTrouble(t *testing.T) {
+	t.Parallel()
+	f := &figures{Refused: 1, Reconnects: 5, Late: 7, Unsettled: 2, Storm: &stormed{Clients: 5}}
+	if got, want := f.trouble(), "1 posts refused, 7 messages due and not posted at the end, 2 users whose acknowledgements did not get to the database"; got != want {
+		t.Errorf("trouble %q, want %q", got, want)
+	}
+	if got := (&figures{}).trouble(); got != "" {
+		t.Errorf("trouble %q", got)
+	}
+}
+
+// TestUnknown judges runs of a system that tells neither memory nor CPU: those
+// bars are left out, and what remains can be written.
+func TestUnknown(t *testing.T) {
+	t.Parallel()
+	r := sampleResults()
+	for _, runs := range r.Runs {
+		for _, f := range runs.runs() {
+			f.CPU = nil
+			for i := range f.Soak {
+				f.Soak[i].CPU, f.Soak[i].Memory = nil, 0
+			}
+		}
+	}
+	r.first("idle").Idle = &idled{Connections: 1000}
+	r.first("offline").Offline = &offlined{}
+	r.judge()
+	for _, b := range r.Bars {
+		if strings.Contains(b.What, "CPU") || strings.Contains(b.What, "memory") {
+			t.Errorf("judged: %+v", b)
+		}
+	}
+	if err := save(filepath.Join(t.TempDir(), "figures.json"), r); err != nil {
+		t.Error(err)
+	}
+	for _, p := range r.plots() {
+		if err := wellFormed(string(p.chart.draw())); err != nil {
+			t.Errorf("%s: %v", p.file, err)
+		}
+	}
+}
+
+// TestRounds lets a run of one round fail: the others keep their partners, the
+// failure is noted, and what was measured before is still there when the file is
+// read again.
+func TestRounds(t *testing.T) {
+	t.Parallel()
+	at := func(rate float64) *figures { return &figures{Mode: "throughput", Rate: rate} }
+	if got := ratios([]*figures{at(1), nil, at(4)}, []*figures{at(2), at(9), at(4)}, rateMetric); !slices.Equal(got, []float64{2, 1}) {
+		t.Errorf("ratios %v", got)
+	}
+	r := sampleResults()
+	m, _ := findMode("throughput")
+	o := commonDefaults(m)
+	o.urls = "nowhere"
+	for round := range 2 {
+		r.Runs["64 publishers"].add(t.Context(), m, o, round, true, io.Discard)
+	}
+	if runs := r.Runs["64 publishers"]; len(runs.Failures) != 4 || len(runs.Gateway) != 3 || len(runs.Floor) != 3 || len(runs.runs()) != 2 {
+		t.Errorf("%+v", runs)
+	}
+	dir := t.TempDir()
+	if err := r.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	again, err := loadResults(dir)
+	if err != nil || len(again.Runs) != len(r.Runs) || again.Runs["64 publishers"].Gateway[1] != nil || again.Bars[0].Ratio != 2 {
+		t.Errorf("read again: %v, %+v", err, again)
+	}
+	if none, err := loadResults(t.TempDir()); err != nil || len(none.Runs) != 0 {
+		t.Errorf("without a file: %v, %v", none, err)
 	}
 }
 
@@ -127,7 +216,7 @@ func TestReport(t *testing.T) {
 	if texts[0] != texts[1] {
 		t.Error("a second report differs from the first")
 	}
-	for _, want := range []string{"before\n", "\nafter\n", "| 2 | 100 messages per POST | 70000 messages/s | 30000 | 2.33 | ≥ 60,000 | yes |", "(bench/soak-cpu.svg)", "go run ./cmd/bench drain"} {
+	for _, want := range []string{"before\n", "\nafter\n", "| 2 | 100 messages per POST | 70000 messages/s | 30000 | 2.33 (2.33–2.33) | ≥ 60,000 | yes |", "commit abc", "| 1000 | 1000 | 60 | 1.20 |", "(bench/soak-cpu.svg)", "go run ./cmd/bench drain"} {
 		if !strings.Contains(texts[0], want) {
 			t.Errorf("no %q in\n%s", want, texts[0])
 		}
@@ -194,19 +283,33 @@ func TestChartEdges(t *testing.T) {
 	}
 }
 
-// TestTrials parses the flags of every trial.
+// TestTrials parses the flags of every trial, and holds the plan to what the
+// page says of it.
 func TestTrials(t *testing.T) {
 	t.Parallel()
-	for _, trial := range slices.Concat(trials, longTrials) {
-		if _, _, err := trial.options(options{}); err != nil {
-			t.Errorf("%s: %v", trial.name, err)
+	for long, most := range map[bool]time.Duration{false: 14 * time.Minute, true: 65 * time.Minute} {
+		if took, err := estimate(trials(long), 3); err != nil || took > most {
+			t.Errorf("long %v: %v, %v", long, took, err)
 		}
 	}
-	if _, err := chooseTrials("storm, 500/s across", false); err != nil {
-		t.Error(err)
+	for _, a := range axes {
+		for _, s := range a.steps {
+			if _, err := chooseTrials(s.trial, true); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if chosen, err := chooseTrials("storm, 500/s across", false); err != nil || len(chosen) != 2 || chosen[0].name != "500/s across" {
+		t.Error(chosen, err)
+	}
+	if chosen, err := chooseTrials("scale", false); err != nil || len(chosen) != len(scaleTrials()) {
+		t.Error(chosen, err)
 	}
 	if _, err := chooseTrials("moon", false); err == nil {
 		t.Error("an unknown run is not refused")
+	}
+	if code := run(t.Context(), []string{"bars", "-long", "-plan"}, io.Discard, io.Discard); code != 0 {
+		t.Errorf("-plan: code %d", code)
 	}
 }
 

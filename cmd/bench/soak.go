@@ -24,7 +24,7 @@ func soak(b *bench) error {
 	defer readers.close()
 	open := b.openLoop()
 	defer open.stop()
-	if err := b.watch(b.warmup, nil); err != nil {
+	if err := b.rest("warming up", b.warmup); err != nil {
 		return err
 	}
 	started, whole, received := time.Now(), b.startMeter(), b.load.through()
@@ -39,6 +39,7 @@ func soak(b *bench) error {
 	}
 	b.Seconds, b.Messages = time.Since(started).Seconds(), b.load.through()-received
 	b.Rate, b.CPU = float64(b.Messages)/b.Seconds, whole.perMessage(b.Messages)
+	b.Late = max(0, int64(len(open.due)-b.publishers))
 	open.stop()
 	return b.verdict()
 }
@@ -50,7 +51,7 @@ func (b *bench) sample(started time.Time) (s soakSample, err error) {
 	if err != nil {
 		return s, err
 	}
-	if err := pause(b.ctx, b.every); err != nil {
+	if err := b.rest("soaking", b.every); err != nil {
 		return s, err
 	}
 	n := b.load.through() - received
@@ -62,7 +63,7 @@ func (b *bench) sample(started time.Time) (s soakSample, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.WALBytes = float64(walNow-wal) / float64(max(1, n))
+	s.WALBytes = per(float64(walNow-wal), float64(n))
 	s.Tables, err = tableSizes(b.ctx, b.env.db)
 	return s, err
 }
@@ -79,6 +80,9 @@ func (b *bench) openLoop() *openLoop {
 	o := &openLoop{due: make(chan int64, int(float64(b.rate)*(b.warmup+b.duration).Seconds())+b.rate)}
 	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
 		for at := range o.due {
+			if p.within(at) {
+				p.lateness.record(time.Duration(p.now() - at))
+			}
 			if p.post(ctx, p.random.IntN(p.users), at) != nil {
 				return
 			}
@@ -97,4 +101,28 @@ func (b *bench) openLoop() *openLoop {
 		writers.stop()
 	}
 	return o
+}
+
+// cpuOfSample is 0 if it is not known.
+func cpuOfSample(s soakSample) float64 {
+	if s.CPU == nil {
+		return 0
+	}
+	return s.CPU.Both
+}
+
+// size is all tables with their indexes, in bytes.
+func (s soakSample) size() (bytes float64) {
+	for _, t := range s.Tables {
+		bytes += float64(t.Bytes + t.Indexes)
+	}
+	return bytes
+}
+
+// dead is the dead rows of all tables.
+func (s soakSample) dead() (rows float64) {
+	for _, t := range s.Tables {
+		rows += float64(t.Dead)
+	}
+	return rows
 }

@@ -1,12 +1,10 @@
 package main
 
-import (
-	"fmt"
-	"time"
-)
+import "time"
 
 // stormed is how long it took from the kill of the replica until …
 type stormed struct {
+	Clients          int     `json:"clients"`
 	Pending          int64   `json:"pending"`           // messages that nobody had confirmed
 	FirstSeconds     float64 `json:"first_seconds"`     // … the first client was back
 	ConnectedSeconds float64 `json:"connected_seconds"` // … all clients were back
@@ -28,14 +26,14 @@ func storm(b *bench) error {
 		return err
 	}
 	defer readers.close()
-	b.say("posting %d messages", b.users*b.backlog)
 	if err := b.fillBacklog(); err != nil {
 		return err
 	}
 
-	s := &stormed{Pending: l.accepted.Load()}
+	s := &stormed{Clients: l.clients, Pending: l.accepted.Load()}
 	b.Storm = s
 	b.gateway.connectTo(b.env.servers[1:])
+	l.reopened.Store(0) // who lost a connection while it was quiet is in reconnects
 	killed := time.Now()
 	if err := b.env.killGateway(0); err != nil {
 		return err
@@ -43,35 +41,27 @@ func storm(b *bench) error {
 	b.say("the replica with %d connections is dead", l.clients)
 	l.hold.Store(false)
 	cost := b.startMeter()
-	if s.FirstSeconds, err = b.await(killed, func() bool { return l.reopened.Load() > 0 }); err != nil {
-		return err
+	for _, step := range []struct {
+		what    string
+		seconds *float64
+		met     func() bool
+	}{
+		{"the first client to come back", &s.FirstSeconds, func() bool { return l.reopened.Load() > 0 }},
+		{"all clients to come back", &s.ConnectedSeconds, func() bool {
+			return int(l.reopened.Load()) >= l.clients && int(l.connected.Load()) == l.clients
+		}},
+		{"all messages to arrive", &s.DeliveredSeconds, func() bool { return l.check.Waiting() == 0 }},
+	} {
+		if *step.seconds, err = b.await("waiting for "+step.what, killed, stormWithin, step.met); err != nil {
+			return err
+		}
 	}
-	if s.ConnectedSeconds, err = b.await(killed, func() bool { return int(l.reopened.Load()) >= l.clients }); err != nil {
-		return err
-	}
-	if s.DeliveredSeconds, err = b.await(killed, func() bool { return l.check.Waiting() == 0 }); err != nil {
-		return err
-	}
-	if _, err := l.settled(b.ctx); err != nil {
+	if err := l.settled(b.ctx); err != nil {
 		return err
 	}
 	s.SettledSeconds = time.Since(killed).Seconds()
 	b.Seconds, b.Messages = s.DeliveredSeconds-s.FirstSeconds, s.Pending
-	b.Rate = float64(b.Messages) / b.Seconds
+	b.Rate = per(float64(b.Messages), b.Seconds)
 	b.CPU = cost.perMessage(b.Messages)
 	return b.verdict()
-}
-
-// await waits for a condition and returns how long after since it was met.
-func (b *bench) await(since time.Time, met func() bool) (seconds float64, err error) {
-	for !met() {
-		if time.Since(since) > stormWithin {
-			return 0, fmt.Errorf("clients were not served again within %s: %d of %d are connected, %d messages are on their way",
-				stormWithin, b.load.connected.Load(), b.load.clients, b.load.check.Waiting())
-		}
-		if err := pause(b.ctx, 5*time.Millisecond); err != nil {
-			return 0, err
-		}
-	}
-	return time.Since(since).Seconds(), nil
 }

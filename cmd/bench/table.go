@@ -22,12 +22,18 @@ func (f *figures) table(out io.Writer) error {
 		row("post to client", "%v", f.Delivery)
 		row("post to 202", "%v", f.Answer)
 	}
+	if f.Lateness != nil {
+		row("of it generator", "%v", f.Lateness)
+	}
 	if f.CPU != nil {
 		row("CPU per message", "%.0f µs: server %.0f, Postgres %.0f", f.CPU.Both, f.CPU.Server, f.CPU.Postgres)
 	}
+	if f.WALBytes > 0 {
+		row("write-ahead log", "%.0f bytes per message", f.WALBytes)
+	}
 	f.modeRows(row)
-	if f.Refused+f.Unanswered+f.Reconnects > 0 {
-		row("trouble", "%d posts refused, %d of unknown outcome, %d reconnects", f.Refused, f.Unanswered, f.Reconnects)
+	if trouble := f.trouble(); trouble != "" {
+		row("not valid", "%s", trouble)
 	}
 	for _, text := range f.Errors {
 		row("", "%s", strings.TrimSpace(text))
@@ -47,18 +53,14 @@ func (f *figures) modeRows(row func(name, format string, args ...any)) {
 			d.Stored, d.StoredPerSecond, d.ConnectSeconds, d.SettledSeconds)
 	}
 	if i := f.Idle; i != nil {
-		goroutines := ""
-		if i.GoroutinesEach > 0 {
-			goroutines = fmt.Sprintf(", %.2f goroutines", i.GoroutinesEach)
+		if i.BytesEach > 0 {
+			row("idle connection", "%.1f KiB resident, %.2f goroutines (%d connections)", i.BytesEach/1024, i.GoroutinesEach, i.Connections)
 		}
-		row("idle connection", "%.1f KiB resident%s (%d connections)", i.BytesEach/1024, goroutines, i.Connections)
-		row("idle CPU", "server %.2f %% of a core, Postgres %.2f %%, over %.0f s", i.ServerCorePercent, i.PostgresCorePercent, f.Seconds)
-	}
-	if q := f.Quiet; q != nil {
-		row("idle connections", "%d cause %+.0f bytes/s of write-ahead log (%.0f with, %.0f without them)",
-			q.Connections, q.WALBytesPerSecond-q.WALBytesWithout, q.WALBytesPerSecond, q.WALBytesWithout)
-		row("PostgreSQL", "%.2f %% of a core, %.2f without them", q.PostgresCorePercent, q.PostgresWithout)
-		row("server", "%.2f %% of a core, %.2f without them", q.ServerCorePercent, q.ServerWithout)
+		if i.With.KnownCPU && i.Without.KnownCPU {
+			row("server", "%.2f %% of a core, %.2f without connections, over %.0f s each", i.With.Server, i.Without.Server, f.Seconds)
+			row("PostgreSQL", "%.2f %% of a core, %.2f without", i.With.Postgres, i.Without.Postgres)
+		}
+		row("write-ahead log", "%.0f bytes/s, %.0f without: connections cause %+.0f", i.With.WAL, i.Without.WAL, i.With.WAL-i.Without.WAL)
 	}
 	if s := f.Storm; s != nil {
 		row("after the kill", "first client back after %.2f s, all after %.2f s, %d pending messages delivered after %.2f s, acknowledged after %.2f s",

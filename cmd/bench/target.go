@@ -47,6 +47,9 @@ type ledger interface {
 	// streams returns what is stored for users 0 … users-1. Users nobody wrote
 	// to may be missing.
 	streams(ctx context.Context, users int) ([]stream, error)
+	// behind reports whether any of users 0 … users-1 has something stored that
+	// is not acknowledged. It is asked again and again, so it is cheap.
+	behind(ctx context.Context, users int) (bool, error)
 }
 
 // stream is one user's state in the database.

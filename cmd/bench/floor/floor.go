@@ -97,7 +97,7 @@ func (s *Server) Run(ctx context.Context, listener net.Listener) error {
 	mux.HandleFunc("POST /publish-group", s.publishGroup)
 	mux.HandleFunc("GET /ws", s.socket)
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second,
+		Handler:     mux,                                               // without timeouts, as its sockets are
 		BaseContext: func(net.Listener) context.Context { return ctx }, // ends the sockets, which Shutdown does not know
 	}
 	owned.Go(func() {
