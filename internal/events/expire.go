@@ -11,7 +11,7 @@ const (
 	durablySQL = `SELECT set_config('synchronous_commit', 'on', true)`
 
 	// lockStreamsSQL locks streams that exist, in the order of user ids.
-	lockStreamsSQL = `SELECT 1 FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
+	lockStreamsSQL = `SELECT user_id FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
 
 	// expireSQL deletes pending events whose time is up.
 	expireSQL = `
