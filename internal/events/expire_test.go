@@ -122,7 +122,12 @@ func TestExpiryIsDecidedUnderTheLock(t *testing.T) {
 	one.Ack("al", 1)
 	one.waiting(t, 1)
 	read := func(r *replica) <-chan result[events.Page] {
-		return doing(func() (events.Page, error) { return r.Read(t.Context(), "al", 0, 0) })
+		return doing(func() (page events.Page, err error) {
+			for page, err = r.Read(t.Context(), "al", 0, 0); errors.Is(err, events.ErrUnavailable); {
+				page, err = r.Read(t.Context(), "al", 0, 0) // it does not wait for long
+			}
+			return page, err
+		})
 	}
 	first, second := read(one), read(two)
 	one.waiting(t, 3)

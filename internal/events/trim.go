@@ -68,10 +68,6 @@ SELECT user_id,
 FROM (SELECT user_id, head, acked, trimmed FROM streams WHERE user_id > $1 ORDER BY user_id LIMIT $2) chunk
 ORDER BY user_id`
 
-	// trimPatienceSQL: while a step waits for a stream that somebody keeps locked, it
-	// keeps the others that it has locked already.
-	trimPatienceSQL = `SELECT set_config('lock_timeout', '200ms', true)`
-
 	// lockFreeSQL leaves out the streams that are locked at the moment: a later walk
 	// comes to them.
 	lockFreeSQL = `SELECT user_id FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED`
@@ -180,7 +176,8 @@ func (l *Log) trimStreams(ctx context.Context, tx pgx.Tx, lockSQL string, due []
 	for i, d := range due {
 		users[i] = d.user
 	}
-	if _, err := tx.Exec(ctx, trimPatienceSQL); err != nil {
+	// While it waits for one stream it keeps the others that it has locked already.
+	if _, err := tx.Exec(ctx, patienceSQL); err != nil {
 		return "", err
 	}
 	rows, err := tx.Query(ctx, lockSQL, users)
