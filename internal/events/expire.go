@@ -6,12 +6,18 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+const expiring = 2 // readers that expire events at a time
+
 const (
 	// durablySQL makes a relaxed transaction wait for the disk.
 	durablySQL = `SELECT set_config('synchronous_commit', 'on', true)`
 
+	// patienceSQL is for who holds up others while it waits for a stream that somebody
+	// keeps locked.
+	patienceSQL = `SELECT set_config('lock_timeout', '200ms', true)`
+
 	// lockStreamsSQL locks streams that exist, in the order of user ids.
-	lockStreamsSQL = `SELECT 1 FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
+	lockStreamsSQL = `SELECT user_id FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE`
 
 	// expireSQL deletes pending events whose time is up.
 	expireSQL = `
@@ -33,17 +39,25 @@ WHERE s.user_id = p.user_id AND p.acked > s.acked`
 // waits for the disk, or a crash of Postgres could bring them back after that.
 //
 // There are few: trim comes every minute. Whatever Trim or another reader does at
-// the same time, the stream's lock decides who expires an event, once.
+// the same time, the stream's lock decides who expires an event, once. It is not
+// waited for for long, and few do this at a time, so that appends and the readers of
+// other streams have their connections.
 func (l *Log) expire(ctx context.Context, userID string) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	select {
+	case l.expiring <- struct{}{}:
+		defer func() { <-l.expiring }()
+	case <-ctx.Done():
+		return unavailable("expire events", ctx.Err())
+	}
 	users := []string{userID}
 	b := &pgx.Batch{}
-	b.Queue(durablySQL)
+	b.Queue(patienceSQL)
 	b.Queue(lockStreamsSQL, users)
 	b.Queue(expireSQL, users)
 	b.Queue(passSQL, users)
-	results := l.cfg.Relaxed.SendBatch(ctx, b)
+	results := l.cfg.Durable.SendBatch(ctx, b)
 	defer results.Close()
 	if err := execAll(results, 2); err != nil {
 		return unavailable("expire events", err)

@@ -3,7 +3,6 @@ package events_test
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"restante/internal/events"
 	"restante/internal/testdb"
@@ -123,19 +122,22 @@ func TestExpiryIsDecidedUnderTheLock(t *testing.T) {
 	one.Ack("al", 1)
 	one.waiting(t, 1)
 	read := func(r *replica) <-chan result[events.Page] {
-		return doing(func() (events.Page, error) { return r.Read(t.Context(), "al", 0, 0) })
+		return doing(func() (page events.Page, err error) {
+			for page, err = r.Read(t.Context(), "al", 0, 0); errors.Is(err, events.ErrUnavailable); {
+				page, err = r.Read(t.Context(), "al", 0, 0) // it does not wait for long
+			}
+			return page, err
+		})
 	}
 	first, second := read(one), read(two)
 	one.waiting(t, 3)
-	trimmed := doing(func() (events.Trimmed, error) { return two.Trim(t.Context(), time.Minute) })
-	one.waiting(t, 4)
+	two.trim(t) // does not wait for long
 	release()
 	for what, page := range map[string]events.Page{"first": get(t, "first read", first), "second": get(t, "second read", second)} {
 		if got := seqs(page); got != "3 through 3" {
 			t.Errorf("%s read %s", what, got)
 		}
 	}
-	get(t, "trim", trimmed)
 	// The ack was there first, so it is the second message alone that has expired.
 	one.wantStates(t, "in the end", "al", events.Delivered, events.Expired, events.Accepted)
 	if n := metric(t, metrics1, "restante_events_expired_total") + metric(t, metrics2, "restante_events_expired_total"); n != 1 {

@@ -20,8 +20,8 @@ type Head struct {
 type Config struct {
 	// Durable commits to disk before it answers: appends and reads.
 	Durable *pgxpool.Pool
-	// Relaxed runs with synchronous_commit=off: acks, lanes, presence and trim;
-	// what must be on disk all the same says so.
+	// Relaxed runs with synchronous_commit=off: acks, lanes, presence and trim; what
+	// must be on disk all the same says so.
 	// Losing the last of them in a crash of Postgres only delivers again.
 	Relaxed *pgxpool.Pool
 	// OnCommit is told what has just been committed, so that sessions can be
@@ -45,12 +45,14 @@ type Log struct {
 	reads   *reader
 	acks    *acker
 	tail    *tail
-	expired atomic.Int64 // events that readers have expired, for Trim to report
+
+	expiring chan struct{} // has room for as many readers as may expire events
+	expired  atomic.Int64  // events that readers have expired, for Trim to report
 }
 
 // New makes a Log. Append, Read and Ack are served once Run is running.
 func New(cfg Config) *Log {
-	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail()}
+	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), expiring: make(chan struct{}, expiring)}
 	l.appends = newAppender(cfg, &l.metrics, l.tail)
 	l.reads = newReader(cfg.Durable, &l.metrics)
 	l.acks = newAcker(cfg.Relaxed, &l.metrics)

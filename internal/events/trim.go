@@ -36,7 +36,10 @@ func (t *Trimmed) add(step Trimmed) {
 func (l *Log) Trim(ctx context.Context, budget time.Duration) (Trimmed, error) {
 	total := Trimmed{Expired: l.expired.Swap(0)}
 	for deadline := time.Now().Add(budget); ; {
-		step, err := l.trimStep(ctx)
+		step, err := l.trimStep(ctx, lockStreamsSQL)
+		if lockTimeout(err) {
+			step, err = l.trimStep(ctx, lockFreeSQL)
+		}
 		total.add(step)
 		l.metrics.expired.Add(float64(step.Expired))
 		l.metrics.trimmed.Add(float64(step.Deleted))
@@ -64,6 +67,10 @@ SELECT user_id,
 		WHERE e.user_id = chunk.user_id AND e.seq > chunk.trimmed ORDER BY e.seq LIMIT 1), false)
 FROM (SELECT user_id, head, acked, trimmed FROM streams WHERE user_id > $1 ORDER BY user_id LIMIT $2) chunk
 ORDER BY user_id`
+
+	// lockFreeSQL leaves out the streams that are locked at the moment: a later walk
+	// comes to them.
+	lockFreeSQL = `SELECT user_id FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED`
 
 	// retireSQL deletes delivered events past the retention, and says whose.
 	retireSQL = `
@@ -96,7 +103,7 @@ WHERE user_id = ANY($1) AND acked > trimmed AND (SELECT e.seq <= s.acked AND e.c
 // dueStream is a stream with something to trim, and the one before it.
 type dueStream struct{ user, before string }
 
-func (l *Log) trimStep(ctx context.Context) (step Trimmed, err error) {
+func (l *Log) trimStep(ctx context.Context, lockSQL string) (step Trimmed, err error) {
 	ctx, cancel := context.WithTimeout(ctx, trimTimeout)
 	defer cancel()
 	err = pgx.BeginFunc(ctx, l.cfg.Relaxed, func(tx pgx.Tx) error {
@@ -115,7 +122,7 @@ func (l *Log) trimStep(ctx context.Context) (step Trimmed, err error) {
 		}
 		step.Round = next == ""
 		if len(due) > 0 {
-			more, err := l.trimStreams(ctx, tx, due, &step)
+			more, err := l.trimStreams(ctx, tx, lockSQL, due, &step)
 			if err != nil {
 				return err
 			}
@@ -126,7 +133,10 @@ func (l *Log) trimStep(ctx context.Context) (step Trimmed, err error) {
 		_, err = tx.Exec(ctx, `UPDATE meta SET trim_after = $1`, next)
 		return err
 	})
-	return step, unavailable("trim", err)
+	if err != nil {
+		return Trimmed{}, unavailable("trim", err)
+	}
+	return step, nil
 }
 
 // trimChunk returns the next streams that have something to trim, and where the
@@ -161,20 +171,30 @@ func (l *Log) trimChunk(ctx context.Context, tx pgx.Tx, from string) (due []dueS
 
 // trimStreams trims streams that are due. It returns the first of them that has
 // more to delete than one step may, or "".
-func (l *Log) trimStreams(ctx context.Context, tx pgx.Tx, due []dueStream, step *Trimmed) (more string, err error) {
+func (l *Log) trimStreams(ctx context.Context, tx pgx.Tx, lockSQL string, due []dueStream, step *Trimmed) (more string, err error) {
 	users := make([]string, len(due))
 	for i, d := range due {
 		users[i] = d.user
 	}
+	// While it waits for one stream it keeps the others that it has locked already.
+	if _, err := tx.Exec(ctx, patienceSQL); err != nil {
+		return "", err
+	}
+	rows, err := tx.Query(ctx, lockSQL, users)
+	if err != nil {
+		return "", err
+	}
+	if users, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return "", err
+	}
 	b := &pgx.Batch{}
 	b.Queue(durablySQL) // what is announced as gone must not come back
-	b.Queue(lockStreamsSQL, users)
 	b.Queue(expireSQL, users)
 	b.Queue(passSQL, users)
 	b.Queue(retireSQL, users, l.cfg.Retention, trimEvents)
 	results := tx.SendBatch(ctx, b)
 	defer results.Close()
-	if err := execAll(results, 2); err != nil {
+	if err := execAll(results, 1); err != nil {
 		return "", err
 	}
 	expired, err := results.Exec()
