@@ -147,7 +147,7 @@ func speed() []panel {
 		},
 		{
 			title: "Messages per commit", unit: "short",
-			about:   "How many messages one commit writes on average. It grows with the load; 256 is the most.",
+			about:   "How many messages one commit writes on average. It grows with the load; 1024 is the most.",
 			queries: []query{{`sum by (instance) (rate(restante_append_batch_messages_sum{instance=~"$replica"}[$__rate_interval])) / sum by (instance) (rate(restante_append_batch_messages_count{instance=~"$replica"}[$__rate_interval]))`, "{{instance}}"}},
 		},
 		{
