@@ -40,7 +40,7 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 //	no new requests; finish those there   at the same time:
 //	tell sessions to reconnect, end them
 //	no new jobs; finish those there
-//	write the last acks
+//	write the last acks; let a heartbeat that is on its way arrive
 //	give up the lease, close the pools
 func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
 	defer r.close()
@@ -94,7 +94,8 @@ func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
 	<-jobsDone
 	stopUpkeep()
 	stopLog()
-	err = errors.Join(err, r.hub.Close(deadline), adminServer.Close(), g.Wait())
+	err = errors.Join(err, adminServer.Close(), g.Wait())
+	err = errors.Join(err, r.hub.Close(deadline))
 	r.logger.Info("stopped", "elapsed", time.Since(start), "err", err)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 const (
 	tickEvery      = time.Second
 	detachEvery    = 200 * time.Millisecond
+	leaveTimeout   = 2 * time.Second
 	presenceLeases = 2   // in leases: how often this replica's session rows are compared with its sessions
 	attachChunk    = 500 // sessions attached again per transaction
 	attachFailures = 3   // in a row, after which the rest is not tried one by one
