@@ -106,6 +106,13 @@ func (h *Hub) Ready() error {
 	return nil
 }
 
+// Draining reports whether the replica is stopping, and opens no session any more.
+func (h *Hub) Draining() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.draining
+}
+
 // Epoch is the log's incarnation, for clients that resume.
 func (h *Hub) Epoch() string { return h.cfg.Epoch }
 
