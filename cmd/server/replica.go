@@ -177,7 +177,7 @@ func (r *replica) wire(ctx context.Context) error {
 	r.fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.id, Connect: connect,
 		Heard:  func(heads []events.Head) { r.hub.Wake(hub.FromNotify, heads) },
-		Resync: r.hub.Sweep,
+		Resync: r.hub.Resync,
 		Logger: r.logger, Metrics: r.registry,
 	})
 

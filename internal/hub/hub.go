@@ -118,10 +118,12 @@ func (h *Hub) Epoch() string { return h.cfg.Epoch }
 
 // Wake sources, as the metric has them.
 const (
-	FromCommit = "local"  // an append of this replica
-	FromNotify = "notify" // another replica's notification
-	FromJob    = "job"    // a delivery job that ran here
-	fromSweep  = "sweep"
+	FromCommit  = "local"   // an append of this replica
+	FromNotify  = "notify"  // another replica's notification
+	FromJob     = "job"     // a delivery job that ran here
+	fromConnect = "connect" // something was pending when the session began
+	fromResync  = "resync"  // a look after notifications, or the lease, may have been lost
+	fromSweep   = "sweep"   // the look from time to time
 )
 
 // Wake tells the sessions of some users that their streams have grown. A head of

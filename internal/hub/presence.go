@@ -82,7 +82,7 @@ func (h *Hub) attachAll(ctx context.Context) bool {
 	return h.attach(ctx, func(*Session) bool { return true })
 }
 
-// attach attaches again the sessions that which names, and sweeps. It reports
+// attach attaches again the sessions that which names, and looks what they missed. It reports
 // whether all of them are attached.
 func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 	var records []events.Session
@@ -104,7 +104,7 @@ func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 		h.metrics.reattached.Add(float64(len(chunk) - n))
 	}
 	h.dropStillborn(records)
-	h.Sweep(ctx)
+	h.Resync(ctx)
 	if left > 0 {
 		if ctx.Err() == nil {
 			h.cfg.Logger.Warn("sessions could not be attached again; it is repeated", "sessions", left, "err", err)
