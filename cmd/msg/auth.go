@@ -58,7 +58,7 @@ func (e *env) auth(ctx context.Context, user, password string) error {
 		method: http.MethodPost, path: p.TokenEndpoint,
 		body: url.Values{
 			"grant_type": {"password"}, "client_id": {e.or("RESTANTE_CLIENT_ID", defaultClient)},
-			"username": {user}, "password": {password}, "scope": {"openid profile"},
+			"username": {user}, "password": {password}, "scope": {"openid profile email"},
 		},
 	}, &answer)
 	if err != nil {

@@ -14,11 +14,14 @@ type claims struct {
 	Subject   string `json:"sub"`
 	Username  string `json:"preferred_username"`
 	Cognito   string `json:"cognito:username"`
+	Name      string `json:"name"`
+	Email     string `json:"email"`
 	ExpiresAt int64  `json:"exp"`
 }
 
+// name is what the gateway shows, too: it looks through the same claims.
 func (c claims) name() string {
-	for _, n := range []string{c.Username, c.Cognito, c.Subject} {
+	for _, n := range []string{c.Username, c.Cognito, c.Name, c.Email, c.Subject} {
 		if n != "" {
 			return n
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -64,7 +65,7 @@ func TestAuthCanBeEvaluatedByAShell(t *testing.T) {
 	b := issuer(t, 200, func() string { return `{"id_token":"` + idToken + `","token_type":"Bearer"}` }, &form)
 	b.want(0, "export ID_TOKEN='"+idToken+"'\n", "Signed in as ada (user id ada-id), until", "auth", "-u", "ada", "-p", "secret")
 	for name, want := range map[string]string{
-		"grant_type": "password", "username": "ada", "password": "secret", "client_id": "restante", "scope": "openid profile",
+		"grant_type": "password", "username": "ada", "password": "secret", "client_id": "restante", "scope": "openid profile email",
 	} {
 		if got := strings.Join(form[name], ","); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -164,6 +165,25 @@ func TestNothingAnswers(t *testing.T) {
 		b.want(1, "", "nothing answers at "+b.server.URL, command...)
 		if !strings.Contains(b.stderr.String(), "make run") {
 			t.Errorf("msg %s does not say how to start what is missing", command[0])
+		}
+	}
+}
+
+// Not every issuer has a user name in its ID tokens; Dex has no more than a name
+// or an address, for some of its connectors.
+func TestNameOfAnIDToken(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ claims, want string }{
+		{`{"sub":"CiQw","preferred_username":"ada","name":"Ada L.","email":"ada@example.com"}`, "ada"},
+		{`{"sub":"CiQw","cognito:username":"ada","email":"ada@example.com"}`, "ada"},
+		{`{"sub":"CiQw","preferred_username":"","name":"Ada L.","email":"ada@example.com"}`, "Ada L."},
+		{`{"sub":"CiQw","email":"ada@example.com"}`, "ada@example.com"},
+		{`{"sub":"CiQw"}`, "CiQw"},
+		{`{}`, "somebody"},
+	} {
+		c, err := readClaims("e30." + base64.RawURLEncoding.EncodeToString([]byte(test.claims)) + ".c2ln")
+		if err != nil || c.name() != test.want {
+			t.Errorf("%s: %q, %v; want %q", test.claims, c.name(), err, test.want)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func readConfig(args []string, getenv func(string) string, stdout io.Writer) (co
 	fs.StringVar(&cfg.audience, "oidc-audience", "restante", "`audiences` of which ID tokens must have one, with commas: client ids of applications")
 	fs.StringVar(&cfg.userClaim, "oidc-user-claim", "sub", "`claim` of ID tokens that is the user id; as the gateway's own flag says")
 	fs.StringVar(&cfg.clientID, "oidc-client-id", "", "OIDC client `id` of the page (default the first of -oidc-audience)")
-	fs.StringVar(&cfg.scope, "oidc-scope", "openid profile", "OIDC `scope` the page asks for")
+	fs.StringVar(&cfg.scope, "oidc-scope", "openid profile email", "OIDC `scope` the page asks for")
 	fs.StringVar(&cfg.origins, "allowed-origins", "", "other web `origins` whose pages may start tasks, with commas")
 	fs.StringVar(&cfg.connectTo, "page-connect-origins", "", "more `origins` the page may talk to, with commas: for issuers whose token endpoint is on another host")
 	fs.IntVar(&cfg.maxTasks, "max-tasks", sample.MaxTasks, "`number` of tasks at once")

@@ -158,8 +158,8 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 }
 
 // parseConfig reads flags and environment, and checks all of it before anything
-// is started.
-func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (config, error) {
+// is started. Help that was asked for goes to help.
+func parseConfig(args []string, getenv func(string) string, help io.Writer) (config, error) {
 	var c config
 	fs := flag.NewFlagSet("server", flag.ContinueOnError)
 	settings := c.define(fs)
@@ -173,8 +173,8 @@ func parseConfig(args []string, getenv func(string) string, stderr io.Writer) (c
 	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(stderr, usage)
-			fs.SetOutput(stderr)
+			fmt.Fprint(help, usage)
+			fs.SetOutput(help)
 			fs.PrintDefaults()
 		}
 		return c, err

@@ -227,6 +227,8 @@ func (d *dev) run(ctx context.Context) error {
 	gatewayCtx, stopGateway := context.WithCancel(context.WithoutCancel(running))
 	issuer := &http.Server{Handler: d.issuer.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	app := &http.Server{Handler: d.sample.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	admin := newAdmin(d.listeners.admin, d.logger)
+	g.Go(admin.serve)
 	g.Go(func() error { return serveHTTP(issuer, d.listeners.issuer) })
 	g.Go(func() error { return serveHTTP(app, d.listeners.sample) })
 	g.Go(func() error {
@@ -237,7 +239,8 @@ func (d *dev) run(ctx context.Context) error {
 		return errors.Join(err, app.Shutdown(stop))
 	})
 	g.Go(func() error {
-		err := d.replica.run(gatewayCtx, d.listeners.public, d.listeners.admin)
+		defer admin.close()
+		err := d.replica.run(gatewayCtx, d.listeners.public, admin)
 		return errors.Join(err, issuer.Close())
 	})
 	if d.postgres != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,9 +80,23 @@ func (d *dev) clientEnvironment() string {
 		}
 	}
 	if d.cfg.dev.dir != "" {
-		settings = append(settings, "DATABASE_URL='"+d.cfg.databaseURL+"'", "RESTANTE_API_KEY=$(cat "+filepath.Join(d.dir, "api-key")+")")
+		settings = append(settings, `DATABASE_URL="$(cat `+filepath.Join(d.dir, "database-url")+`)"`, "RESTANTE_API_KEY=$(cat "+filepath.Join(d.dir, "api-key")+")")
 	}
 	return strings.Join(settings, " ")
+}
+
+// withoutPassword is a database URL for the terminal, and for whoever looks over
+// its user's shoulder.
+func withoutPassword(databaseURL string) string {
+	u, err := url.Parse(databaseURL)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return "the one that was given"
+	}
+	if query := u.Query(); query.Has("password") {
+		query.Set("password", "xxxxx")
+		u.RawQuery = query.Encode()
+	}
+	return u.Redacted()
 }
 
 // announce says where everything is and what to do next, here and to a second
@@ -114,7 +129,7 @@ and in a third one, after the same%s eval:
 
 Ctrl-C stops everything; messages, users and keys are kept in %s
 `, d.url(d.listeners.sample), d.url(d.listeners.public), d.url(d.listeners.issuer), d.url(d.listeners.admin),
-		d.cfg.databaseURL, filepath.Join(d.dir, "api-key"), exports, same, d.dir)
+		withoutPassword(d.cfg.databaseURL), filepath.Join(d.dir, "api-key"), exports, same, d.dir)
 	if _, err := fmt.Fprintln(d.out, b.String()); err != nil {
 		return err
 	}

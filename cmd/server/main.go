@@ -6,6 +6,26 @@
 //	server -dev        everything a developer needs on one machine, in one process
 //
 // run owns every goroutine: nothing below it starts one that it does not wait for.
+//
+// # Log keys
+//
+// Logs are JSON (text with -dev), with these keys and no others, here and in the
+// sample application; messages and tokens are never logged. Durations are numbers
+// of seconds.
+//
+//	replica version part                   who writes
+//	address admin listen gateway issuer    where it listens and what it speaks to
+//	err reason problem stack               what went wrong
+//	route method status remote publisher   an HTTP request
+//	unlogged_before                        lines like this one that were left out before it
+//	session sessions                       connections
+//	events lanes replicas jobs             how many were found and put right
+//	path keys issuing_kid                  the keyring
+//	elapsed_seconds                        how long it took
+//	task_id user_id seq due percent        a task of the sample application
+//	tasks lost attempt attempts repeated   how its tasks and posts fare
+//	wait_seconds left_seconds              a task's time
+//	retry_in_seconds grace_seconds         when it posts again, how long it may at the end
 package main
 
 import (
@@ -39,7 +59,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
-	cfg, err := parseConfig(args, getenv, stderr)
+	cfg, err := parseConfig(args, getenv, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK

@@ -177,7 +177,7 @@ func (r *replica) wire(ctx context.Context) error {
 	r.fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.id, Connect: connect,
 		Heard:  func(heads []events.Head) { r.hub.Wake(hub.FromNotify, heads) },
-		Resync: r.hub.Sweep,
+		Resync: r.hub.Resync,
 		Logger: r.logger, Metrics: r.registry,
 	})
 
@@ -211,8 +211,14 @@ func (r *replica) wire(ctx context.Context) error {
 	return nil
 }
 
+// readyTimeout bounds what a probe waits for Postgres, and how long it keeps one of
+// the few connections of the appends: one that stands still answers nobody.
+const readyTimeout = 2 * time.Second
+
 // ready is what /readyz asks.
 func (r *replica) ready(ctx context.Context) api.Readiness {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
 	hubErr := r.hub.Ready()
 	var listenErr error
 	if !r.fanout.Listening() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,23 +13,32 @@ import (
 	"restante/internal/buildinfo"
 )
 
-// serve runs one replica until ctx ends, and drains it.
+// serve runs one replica until ctx ends, and drains it. The admin listener answers
+// from the start: who may wait for Postgres must not be taken for dead. The API's
+// opens when there is something behind it.
 func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
-	public, err := listen(ctx, "listen", cfg.listen)
+	listener, err := listen(ctx, "admin-listen", cfg.adminListen)
 	if err != nil {
 		return err
 	}
-	defer public.Close()
-	admin, err := listen(ctx, "admin-listen", cfg.adminListen)
-	if err != nil {
-		return err
-	}
-	defer admin.Close()
-	r, err := newReplica(ctx, cfg, logger)
-	if err != nil {
-		return err
-	}
-	return r.run(ctx, public, admin)
+	admin := newAdmin(listener, logger)
+	logger.Info("starting", "admin", listener.Addr().String(), "version", buildinfo.Read().String())
+	g, running := errgroup.WithContext(ctx)
+	g.Go(admin.serve)
+	g.Go(func() error {
+		defer admin.close()
+		r, err := newReplica(running, cfg, logger)
+		if err != nil {
+			return err
+		}
+		public, err := listen(running, "listen", cfg.listen)
+		if err != nil {
+			r.close()
+			return err
+		}
+		return r.run(running, public, admin)
+	})
+	return g.Wait()
 }
 
 // run serves until ctx ends or a part fails, and then stops in this order:
@@ -40,10 +48,12 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 //	no new requests; finish those there   at the same time:
 //	tell sessions to reconnect, end them
 //	no new jobs; finish those there
-//	write the last acks
+//	write the last acks; let a heartbeat that is on its way arrive
 //	give up the lease, close the pools
-func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
+func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) error {
 	defer r.close()
+	defer public.Close()
+	admin.show(r.api.Admin())
 	// The first heartbeat comes before anything that the reaper of another replica
 	// could take for the remains of a dead one.
 	if err := r.firstBeat(ctx); err != nil {
@@ -66,10 +76,9 @@ func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
 	g.Go(func() error { return r.fanout.Run(upkeep) })
 	jobsDone := make(chan struct{})
 	g.Go(func() error { defer close(jobsDone); return r.jobs.Run(working) })
-	publicServer, adminServer := r.server(r.api.Handler(), 30*time.Second), r.server(r.api.Admin(), 2*time.Minute)
+	publicServer := newServer(r.api.Handler(), 30*time.Second, r.logger)
 	g.Go(func() error { return serveHTTP(publicServer, public) })
-	g.Go(func() error { return serveHTTP(adminServer, admin) })
-	r.logger.Info("serving", "address", public.Addr().String(), "admin", admin.Addr().String(), "version", buildinfo.Read().String())
+	r.logger.Info("serving", "address", public.Addr().String(), "admin", admin.address(), "version", buildinfo.Read().String())
 
 	select {
 	case <-ctx.Done():
@@ -94,8 +103,9 @@ func (r *replica) run(ctx context.Context, public, admin net.Listener) error {
 	<-jobsDone
 	stopUpkeep()
 	stopLog()
-	err = errors.Join(err, r.hub.Close(deadline), adminServer.Close(), g.Wait())
-	r.logger.Info("stopped", "elapsed", time.Since(start), "err", err)
+	err = errors.Join(err, g.Wait())
+	err = errors.Join(err, r.hub.Close(deadline))
+	r.logger.Info("stopped", "elapsed_seconds", time.Since(start).Seconds(), "err", err)
 	return err
 }
 
@@ -108,24 +118,6 @@ func (r *replica) firstBeat(ctx context.Context) error {
 		return fmt.Errorf("first heartbeat: %w", err)
 	}
 	r.fanout.SetPeers(beat.Peers)
-	return nil
-}
-
-func (r *replica) server(handler http.Handler, writeTimeout time.Duration) *http.Server {
-	return &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    24 << 10, // an ID token may take 16 of it
-		ErrorLog:          slog.NewLogLogger(r.logger.Handler(), slog.LevelDebug),
-	}
-}
-
-func serveHTTP(server *http.Server, listener net.Listener) error {
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/pprof"
 
@@ -13,7 +14,7 @@ import (
 // in the edge's metrics.
 func (a *API) Admin() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", a.livez)
+	mux.HandleFunc("GET /livez", livez)
 	mux.HandleFunc("GET /readyz", a.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.gatherer, promhttp.HandlerOpts{
 		// One broken collector must not hide all others.
@@ -27,21 +28,37 @@ func (a *API) Admin() http.Handler {
 	return mux
 }
 
+// Starting serves the admin listener until there is an API: the process lives, and
+// whatever else is asked, it is not ready.
+func Starting() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", livez)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeReadiness(w, Readiness{Checks: []Check{{Name: "start", Err: errStarting}}})
+	})
+	return mux
+}
+
+var errStarting = errors.New("the replica is starting; its log says what it waits for")
+
 // livez says that the process answers. It looks at nothing else: a replica that
 // cannot reach Postgres would only lose its sockets by a restart.
-func (a *API) livez(w http.ResponseWriter, _ *http.Request) {
+func livez(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write([]byte("ok\n"))
 }
 
 // readyz says whether new connections and messages should come here.
 func (a *API) readyz(w http.ResponseWriter, r *http.Request) {
+	writeReadiness(w, a.ready(r.Context()))
+}
+
+func writeReadiness(w http.ResponseWriter, now Readiness) {
 	type check struct {
 		Name  string `json:"name"`
 		OK    bool   `json:"ok"`
 		Error string `json:"error,omitempty"`
 	}
-	now := a.ready(r.Context())
 	answer := struct {
 		Ready    bool    `json:"ready"`
 		Draining bool    `json:"draining"`

@@ -49,10 +49,14 @@ type Keys interface {
 }
 
 // Connector makes a request a user's connection. The request is a valid
-// WebSocket upgrade, and its token is used up. An error means that nothing has
-// been written: ws.ErrOrigin, hub.ErrDraining, hub.ErrTooManySessions,
-// events.ErrUnavailable. Otherwise the answer is the connector's.
+// WebSocket upgrade, was admitted, and its token is used up. An error means that
+// nothing has been written: ws.ErrOrigin, hub.ErrDraining,
+// hub.ErrTooManySessions, events.ErrUnavailable. Otherwise the answer is the
+// connector's.
 type Connector interface {
+	// Admits reports what keeps a request from being served, whoever sends it:
+	// ws.ErrOrigin, hub.ErrDraining.
+	Admits(r *http.Request) error
 	Serve(w http.ResponseWriter, r *http.Request, userID string) error
 }
 

@@ -12,17 +12,17 @@ import (
 	"restante/internal/ws"
 )
 
-// tokenProtocol begins the item of Sec-WebSocket-Protocol that carries a token:
-// the one place, beside the URL, where a browser's WebSocket can put it.
-const tokenProtocol = "restante.token."
-
 // connect uses the request's token up and hands the connection to the WebSocket
 // transport. A browser is shown a failed upgrade and nothing else, so every
 // refusal is counted and logged here.
 func (a *API) connect(x *exchange, r *http.Request) *problem {
-	// First, for a request that cannot become a WebSocket must not cost its
+	// First, for a request that is refused whatever its token says must not cost its
 	// sender the token.
-	if p := upgradable(r); p != nil {
+	p := upgradable(r)
+	if p == nil {
+		p = a.admitted(r)
+	}
+	if p != nil {
 		a.metrics.refused.WithLabelValues(p.name).Inc()
 		return p
 	}
@@ -48,6 +48,21 @@ func (a *API) connect(x *exchange, r *http.Request) *problem {
 		return p
 	}
 	return nil
+}
+
+// admitted reports what the connector refuses without knowing whose request it is.
+func (a *API) admitted(r *http.Request) *problem {
+	err := a.connector.Admits(r)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hub.ErrDraining):
+		return &problem{kind: draining, cause: err,
+			detail: "This replica is being stopped. Connect again with the same token; another replica answers."}
+	}
+	p := connectFailed(r, err)
+	p.detail += " The token is not used up."
+	return p
 }
 
 // connectFailed translates the refusals of the transport and the hub.
@@ -104,7 +119,7 @@ func connectToken(r *http.Request) string {
 	}
 	for _, value := range r.Header["Sec-Websocket-Protocol"] {
 		for item := range strings.SplitSeq(value, ",") {
-			if token, ok := strings.CutPrefix(strings.TrimSpace(item), tokenProtocol); ok {
+			if token, ok := strings.CutPrefix(strings.TrimSpace(item), ws.TokenProtocol); ok {
 				return token
 			}
 		}

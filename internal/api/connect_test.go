@@ -94,6 +94,32 @@ func TestConnectNotWebSocket(t *testing.T) {
 	g.works(t)
 }
 
+// Nor does what is refused whoever asks.
+func TestConnectNotAdmitted(t *testing.T) {
+	t.Parallel()
+	for kind, c := range map[string]struct {
+		err    error
+		status int
+	}{
+		"origin-not-allowed": {ws.ErrOrigin, 403},
+		"draining":           {hub.ErrDraining, 503},
+	} {
+		g := start(t, api.Config{})
+		g.connector.refuse = c.err
+		_, answer := dial(t, g, handshake("/v1/connect?token=token-for-ann", upgrade))
+		if d := read(t, answer).problem(t, c.status, kind); !strings.Contains(d.Detail, "token") {
+			t.Errorf("nothing is said of the token: %s", d.Detail)
+		}
+		if got := g.counter(t, "restante_connect_refused_total", "reason", kind); got != 1 {
+			t.Errorf("restante_connect_refused_total{reason=%q} is %v, want 1", kind, got)
+		}
+		if g.tokens.uses() != 0 {
+			t.Errorf("%s: the token was used up", kind)
+		}
+		g.works(t)
+	}
+}
+
 func TestConnectRefused(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

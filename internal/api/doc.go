@@ -30,6 +30,17 @@
 // Names of fields are matched exactly, and none may come twice: the reader that
 // takes the first and the reader that takes the last would see different messages.
 //
+// # What a connect costs
+//
+// A token is redeemed in a statement of its own, before the session is attached,
+// and not in the attach's transaction: it is used up whatever becomes of the
+// connection. Rolled back together, an attach that fails or is tried again would
+// bring the token back for whoever has seen it; and tokens would have to know
+// sessions, or sessions tokens. The price is a round trip, and a new token after a
+// refusal that only the session can tell: too many of the user's, the log out of
+// reach. What can be refused before (no WebSocket, a foreign origin, a replica
+// that stops) does not cost the token.
+//
 // # Errors
 //
 // Everything that is not a success is an RFC 9457 problem document from the one

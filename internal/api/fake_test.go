@@ -208,7 +208,9 @@ func (f *fakeTokens) uses() int {
 
 // fakeConnector upgrades by hand and sends one line: enough to see that the
 // connection can be taken over.
-type fakeConnector struct{ fail error }
+type fakeConnector struct{ refuse, fail error }
+
+func (f *fakeConnector) Admits(*http.Request) error { return f.refuse }
 
 func (f *fakeConnector) Serve(w http.ResponseWriter, _ *http.Request, userID string) error {
 	if f.fail != nil {

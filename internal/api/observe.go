@@ -150,7 +150,7 @@ func (a *API) finish(x *exchange, r *http.Request, start time.Time) {
 	if a.logger.Enabled(r.Context(), slog.LevelDebug) {
 		a.logger.LogAttrs(r.Context(), slog.LevelDebug, "request served",
 			slog.String("route", x.route.path), slog.String("method", r.Method), slog.Int("status", x.status),
-			slog.Duration("elapsed", elapsed), slog.String("publisher", x.publisher), slog.String("remote", r.RemoteAddr))
+			slog.Float64("elapsed_seconds", elapsed.Seconds()), slog.String("publisher", x.publisher), slog.String("remote", r.RemoteAddr))
 	}
 	if panicked != nil {
 		panic(panicked)

@@ -175,7 +175,7 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 		},
 		Resync: func(ctx context.Context) {
 			if o.Sweep > 0 {
-				r.Hub.Sweep(ctx)
+				r.Hub.Resync(ctx)
 			}
 		},
 		Logger: o.Logger, Metrics: r.Metrics,

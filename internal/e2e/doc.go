@@ -12,5 +12,6 @@
 // both by itself, see world.
 //
 // Nothing is asserted about time but that things happen within patience, which
-// is generous; speed is the business of cmd/bench.
+// is generous, or much sooner than by the way that must not be taken; speed is the
+// business of cmd/bench.
 package e2e

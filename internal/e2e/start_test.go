@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"restante/internal/testdb"
 )
@@ -32,7 +35,7 @@ func TestNoDatabaseAtStart(t *testing.T) {
 }
 
 // TestWaitForDatabase: with -wait-for-db a replica waits for Postgres, then for
-// its schema, and says so.
+// its schema, and says so. Meanwhile it lives, is not ready, and takes no requests.
 func TestWaitForDatabase(t *testing.T) {
 	parallel(t)
 	cluster := testdb.Cluster(t)
@@ -43,8 +46,20 @@ func TestWaitForDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := prepareWorld(t, cluster.URL("restante"))
-	s := w.launch("-wait-for-db")
+	taken, err := net.Listen("tcp", "127.0.0.1:0") // it would end, if it wanted it now
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	s := w.launch("-wait-for-db", "-listen", taken.Addr().String())
+	s.admin = "http://" + s.says(s.stderr, `"msg":"starting","admin":"([^"]+)"`)[1]
 	s.says(s.stderr, `"msg":"waiting for the database"`)
+	for path, want := range map[string]int{"/livez": http.StatusOK, "/readyz": http.StatusServiceUnavailable, "/metrics": http.StatusServiceUnavailable} {
+		if status := within(t, 10*time.Second, s, path); status != want {
+			t.Errorf("%s of a replica that waits: %d, want %d", path, status, want)
+		}
+	}
+	taken.Close()
 
 	if err := cluster.Start(t.Context()); err != nil {
 		t.Fatal(err)

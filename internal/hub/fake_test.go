@@ -152,11 +152,11 @@ func (l *fakeLog) Behind(_ context.Context, sightings []events.Sighting) (behind
 	return behind, nil
 }
 
-func (l *fakeLog) Leave(context.Context, string) error {
+func (l *fakeLog) Leave(ctx context.Context, _ string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left = true
-	return nil
+	l.left = ctx.Err() == nil
+	return ctx.Err()
 }
 
 // with changes or reads the log under its lock.
@@ -243,8 +243,9 @@ func (c *fakeConn) confirms(b hub.Batch) error { return c.session.Ack(b.Through)
 // bubble is a hub that runs on a log in memory, with the clock of the bubble.
 type bubble struct {
 	*hub.Hub
-	log *fakeLog
-	t   *testing.T
+	log  *fakeLog
+	t    *testing.T
+	stop func() // drains, and returns when Run has
 }
 
 // inBubble runs a test on a running hub. The sweep is off unless the test turns it on.
@@ -268,12 +269,15 @@ func inBubble(t *testing.T, change func(*hub.Config), test func(t *testing.T, b 
 		ctx, stop := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()
-		t.Cleanup(func() {
+		b.stop = sync.OnceFunc(func() {
 			b.Drain(0)
 			stop()
 			if err := <-done; err != nil {
 				t.Errorf("run: %v", err)
 			}
+		})
+		t.Cleanup(func() {
+			b.stop()
 			if err := b.Close(context.Background()); err != nil {
 				t.Errorf("close: %v", err)
 			}

@@ -132,11 +132,20 @@ func (f *Fanout) kick() {
 	}
 }
 
-// send sends what is pending until ctx ends.
+// send sends what is pending until ctx ends, on a connection of its own.
 func (f *Fanout) send(ctx context.Context) {
-	limit := rate.NewLimiter(notifyRate, notifyBurst)
 	var conn *pgx.Conn
 	defer func() { closeConn(conn) }()
+	f.pace(ctx, func(payload string) (err error) {
+		conn, err = f.notify(ctx, conn, payload)
+		return err
+	})
+}
+
+// pace hands out what is pending as payloads, no faster than the limit, until ctx
+// ends.
+func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
+	limit := rate.NewLimiter(notifyRate, notifyBurst)
 	for failures := 0; ; {
 		select {
 		case <-f.ready:
@@ -147,8 +156,7 @@ func (f *Fanout) send(ctx context.Context) {
 			if limit.Wait(ctx) != nil {
 				return
 			}
-			var err error
-			if conn, err = f.notify(ctx, conn, payload); err != nil {
+			if err := notify(payload); err != nil {
 				// Not repeated: by then it is old news, and the sweep has found it.
 				f.metrics.sent.WithLabelValues("failed").Inc()
 				if failures++; failures == 1 {

@@ -106,15 +106,24 @@ func (h *Hub) Ready() error {
 	return nil
 }
 
+// Draining reports whether the replica is stopping, and opens no session any more.
+func (h *Hub) Draining() bool {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.draining
+}
+
 // Epoch is the log's incarnation, for clients that resume.
 func (h *Hub) Epoch() string { return h.cfg.Epoch }
 
 // Wake sources, as the metric has them.
 const (
-	FromCommit = "local"  // an append of this replica
-	FromNotify = "notify" // another replica's notification
-	FromJob    = "job"    // a delivery job that ran here
-	fromSweep  = "sweep"
+	FromCommit  = "local"   // an append of this replica
+	FromNotify  = "notify"  // another replica's notification
+	FromJob     = "job"     // a delivery job that ran here
+	fromConnect = "connect" // something was pending when the session began
+	fromResync  = "resync"  // a look after notifications, or the lease, may have been lost
+	fromSweep   = "sweep"   // the look from time to time
 )
 
 // Wake tells the sessions of some users that their streams have grown. A head of

@@ -39,7 +39,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		ackDelay:      prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_append_to_ack_seconds", Help: "From the append of a message to its confirmation, for users who were connected at the append.", Buckets: delay}),
 		readFailures:  prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_session_read_errors_total", Help: "Reads of the log that failed and were repeated."}),
 		sweepFound:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_sweep_found_total", Help: "Sessions that the sweep found behind: wakes that were lost, or clients that are slow."}),
-		sweepSeconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_sweep_seconds", Help: "Time of one sweep.", Buckets: delay}),
+		sweepSeconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_sweep_seconds", Help: "Time of one sweep or resynchronisation.", Buckets: delay}),
 		beats:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_heartbeats_total", Help: "Heartbeats of this replica, by result."}, []string{"result"}),
 		lapses:        prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lease_lapses_total", Help: "Heartbeats that found this replica's lease missing or nearly over."}),
 		reattached:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_sessions_reattached_total", Help: "Sessions registered again after a lapse."}),
@@ -49,7 +49,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		m.readFailures, m.sweepFound, m.sweepSeconds, m.beats, m.lapses, m.reattached, m.presenceFixed)
 	// Every series whose labels are known exists from the start: a rate over one
 	// that appears with its first error misses that error.
-	for _, source := range []string{FromCommit, FromNotify, FromJob, fromSweep} {
+	for _, source := range []string{FromCommit, FromNotify, FromJob, fromConnect, fromResync, fromSweep} {
 		m.wakes.WithLabelValues(source)
 	}
 	for _, err := range []error{ErrDraining, ErrTooManySessions, events.ErrUnavailable} {

@@ -9,10 +9,12 @@ import (
 	"restante/internal/events"
 )
 
-// beats renews the replica's lease until ctx ends.
+// beats renews the replica's lease until ctx ends; then it finishes the last beat.
 func (h *Hub) beats(ctx context.Context) {
 	beat := func() {
-		ctx, cancel := context.WithTimeout(ctx, h.cfg.Lease/4)
+		// One that is on its way is waited for, whatever becomes of ctx: given up, it
+		// could still reach Postgres, and bring back the lease that Close had ended.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.cfg.Lease/4)
 		defer cancel()
 		b, err := h.cfg.Beat(ctx)
 		if err != nil {
@@ -80,7 +82,7 @@ func (h *Hub) attachAll(ctx context.Context) bool {
 	return h.attach(ctx, func(*Session) bool { return true })
 }
 
-// attach attaches again the sessions that which names, and sweeps. It reports
+// attach attaches again the sessions that which names, and looks what they missed. It reports
 // whether all of them are attached.
 func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 	var records []events.Session
@@ -102,7 +104,7 @@ func (h *Hub) attach(ctx context.Context, which func(*Session) bool) bool {
 		h.metrics.reattached.Add(float64(len(chunk) - n))
 	}
 	h.dropStillborn(records)
-	h.Sweep(ctx)
+	h.Resync(ctx)
 	if left > 0 {
 		if ctx.Err() == nil {
 			h.cfg.Logger.Warn("sessions could not be attached again; it is repeated", "sessions", left, "err", err)
@@ -226,7 +228,8 @@ func (h *Hub) Drain(spread time.Duration) {
 }
 
 // Close waits for what is still delivering, until ctx ends, and gives up the
-// replica's lease. Call it after Drain, when Run has returned.
+// replica's lease. Call it after Drain, when Run has returned: a heartbeat after it
+// would leave a replica for dead, whose row the others count as a peer for a lease.
 func (h *Hub) Close(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
@@ -239,5 +242,8 @@ func (h *Hub) Close(ctx context.Context) error {
 	}
 	h.endLife()
 	<-done
+	// Whoever has used up ctx has all the more reason to leave no row behind.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
+	defer cancel()
 	return h.registry.Leave(ctx, h.cfg.ReplicaID)
 }

@@ -121,6 +121,9 @@ func (s *Session) Start(conn Transport) {
 	why := s.why
 	if why == nil {
 		s.conn = conn
+		if s.due() {
+			s.hub.metrics.wakes.WithLabelValues(fromConnect).Inc()
+		}
 		s.deliverIfDue()
 	}
 	s.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 const (
 	tickEvery      = time.Second
 	detachEvery    = 200 * time.Millisecond
+	leaveTimeout   = 2 * time.Second
 	presenceLeases = 2   // in leases: how often this replica's session rows are compared with its sessions
 	attachChunk    = 500 // sessions attached again per transaction
 	attachFailures = 3   // in a row, after which the rest is not tried one by one
@@ -25,7 +26,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	g.Go(func() error { every(ctx, tickEvery, func() { h.tick(time.Now()) }); return nil })
 	g.Go(func() error { every(ctx, detachEvery, func() { h.detachDeparted(ctx) }); return nil })
 	if h.cfg.SweepEvery > 0 {
-		g.Go(func() error { every(ctx, h.cfg.SweepEvery, func() { h.Sweep(ctx) }); return nil })
+		g.Go(func() error { every(ctx, h.cfg.SweepEvery, func() { h.sweep(ctx) }); return nil })
 	}
 	return g.Wait()
 }
@@ -83,13 +84,21 @@ func (s *Session) inspect(now time.Time) (why *Closing, ping Transport) {
 	return nil, nil
 }
 
-// Sweep finds the sessions that have fallen behind the log, or whose confirmed
-// position has not arrived there, and wakes them. It is also what a replica does
-// after it may have missed notifications.
-func (h *Hub) Sweep(ctx context.Context) {
+// sweep wakes the sessions that are behind for whatever reason, from time to time.
+func (h *Hub) sweep(ctx context.Context) {
+	h.metrics.sweepFound.Add(float64(h.wakeBehind(ctx, fromSweep)))
+}
+
+// Resync wakes the sessions that are behind, after notifications may have been
+// missed.
+func (h *Hub) Resync(ctx context.Context) { h.wakeBehind(ctx, fromResync) }
+
+// wakeBehind finds the sessions that have fallen behind the log, or whose
+// confirmed position has not arrived there, and wakes them.
+func (h *Hub) wakeBehind(ctx context.Context, source string) (found int) {
 	sessions := h.all()
 	if len(sessions) == 0 {
-		return
+		return 0
 	}
 	sightings := make([]events.Sighting, 0, len(sessions))
 	for _, s := range sessions {
@@ -106,11 +115,11 @@ func (h *Hub) Sweep(ctx context.Context) {
 		if ctx.Err() == nil {
 			h.cfg.Logger.Warn("sweep failed; the next one repeats it", "err", err)
 		}
-		return
+		return 0
 	}
 	for i := range behind {
 		behind[i].Seq = 0 // look, and hand in what was confirmed
 	}
-	h.metrics.sweepFound.Add(float64(len(behind)))
-	h.Wake(fromSweep, behind)
+	h.Wake(source, behind)
+	return len(behind)
 }

@@ -289,50 +289,6 @@ func TestFailedAttachLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-func TestDrainSpreadsTheReturn(t *testing.T) {
-	inBubble(t, func(cfg *hub.Config) { cfg.MaxPerUser = 100 }, func(t *testing.T, b *bubble) {
-		var conns []*fakeConn
-		for range 50 {
-			conns = append(conns, b.connect("al"))
-		}
-		early, err := b.Open(t.Context(), "al", "test") // still at its handshake
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Ready(); err != nil {
-			t.Errorf("ready before: %v", err)
-		}
-		const spread = 10 * time.Second
-		b.Drain(spread)
-		if _, err := b.Open(t.Context(), "al", "test"); !errors.Is(err, hub.ErrDraining) {
-			t.Errorf("open while draining: %v", err)
-		}
-		if err := b.Ready(); !errors.Is(err, hub.ErrDraining) {
-			t.Errorf("ready while draining: %v", err)
-		}
-		late := &fakeConn{session: early}
-		early.Start(late)
-		low, high := 0, 0
-		for _, c := range append(conns, late) {
-			why, ended := c.closing()
-			if !ended || why.Code != hub.CodeRestart || why.ReconnectAfter < 0 || why.ReconnectAfter >= spread {
-				t.Errorf("closed %t: %+v", ended, why)
-			}
-			if why.ReconnectAfter < spread/2 {
-				low++
-			} else {
-				high++
-			}
-		}
-		if low < 5 || high < 5 {
-			t.Errorf("%d come back in the first half of the spread, %d in the second", low, high)
-		}
-		if why, _ := late.closing(); why.ReconnectAfter == 0 {
-			t.Errorf("who was at the handshake comes back at once: %+v", why)
-		}
-	})
-}
-
 func TestNotReadyBeforeTheFirstHeartbeat(t *testing.T) {
 	inBubble(t, func(cfg *hub.Config) {
 		cfg.Beat = func(ctx context.Context) (events.Beat, error) {
@@ -344,26 +300,5 @@ func TestNotReadyBeforeTheFirstHeartbeat(t *testing.T) {
 		if b.Ready() == nil {
 			t.Error("ready without a heartbeat")
 		}
-	})
-}
-
-// Close gives up on what cannot finish, and leaves.
-func TestCloseEndsReadsThatCannotSucceed(t *testing.T) {
-	inBubble(t, nil, func(t *testing.T, b *bubble) {
-		b.connect("al")
-		b.log.with(func() { b.log.failing = 1 << 30 })
-		b.appendAndWake("al", 1)
-		synctest.Wait()
-		b.Drain(0)
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		if err := b.Close(ctx); err != nil {
-			t.Error(err)
-		}
-		b.log.with(func() {
-			if !b.log.left {
-				t.Error("the replica did not leave")
-			}
-		})
 	})
 }

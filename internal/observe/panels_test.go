@@ -19,7 +19,7 @@ func delivery() []panel {
 		},
 		{
 			title: "What woke sessions", unit: "ops", stack: true,
-			about:   "local: a message accepted by the same replica. notify: by another one. connect and resync: a look after the client, or the listener, has connected. sweep and job: nobody had told it before. Many of the last two mean that notifications are lost.",
+			about:   "local: a message accepted by the same replica. notify: by another one. connect: something was pending when the session began. resync: found after the listener had connected again, or the lease had lapsed. sweep and job: nobody had told it before; many of these two mean that notifications are lost.",
 			queries: []query{{`sum by (source) (rate(restante_wakes_total{instance=~"$replica"}[$__rate_interval]))`, "{{source}}"}},
 		},
 		{

@@ -39,7 +39,7 @@ func contentType(name string) string {
 type Page struct {
 	Issuer     string // of the ID tokens; the page discovers its endpoints
 	ClientID   string // the page's own, a public client: code flow with PKCE, no secret
-	Scope      string // "" is "openid profile"
+	Scope      string // "" is "openid profile email"
 	GatewayURL string // as browsers reach it
 	// ConnectTo are more origins the page may talk to: needed only when the
 	// issuer's token endpoint is on another origin than the issuer itself.
@@ -93,7 +93,7 @@ func servePage(p Page) (http.Handler, error) {
 		}), nil
 	}
 	if p.Scope == "" {
-		p.Scope = "openid profile"
+		p.Scope = "openid profile email"
 	}
 	policy := p.policy()
 	mux := http.NewServeMux()

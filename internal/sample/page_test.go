@@ -101,7 +101,7 @@ func TestPageConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"issuer": "https://issuer.example/pool", "clientId": "page", "scope": "openid profile", "gatewayUrl": "https://gateway.example",
+		"issuer": "https://issuer.example/pool", "clientId": "page", "scope": "openid profile email", "gatewayUrl": "https://gateway.example",
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %q, want %q", name, got[name], want)

@@ -1,6 +1,6 @@
 // Package ws carries a session over WebSocket (RFC 6455), in two modes:
 //
-//   - plain, without a subprotocol: each text frame is a message and nothing else.
+//   - plain, without a subprotocol or with one that only carries a token: each text frame is a message and nothing else.
 //     It is confirmed by the WebSocket itself: after each write the server sends a
 //     ping that names the last seq, and the pong proves that the client's stack
 //     has taken every frame before it. What the client sends is ignored.

@@ -16,8 +16,14 @@ import (
 	"restante/internal/hub"
 )
 
-// Protocol is the subprotocol with acknowledgements.
-const Protocol = "restante.v1"
+// Subprotocols that a client may offer.
+const (
+	// Protocol is the one with acknowledgements.
+	Protocol = "restante.v1"
+	// TokenProtocol begins the item that carries a token: the one place, beside the
+	// URL, where a browser's WebSocket can put it.
+	TokenProtocol = "restante.token."
+)
 
 // Metric labels of the two modes.
 const (
@@ -59,16 +65,28 @@ func New(h *hub.Hub, cfg Config) *Handler {
 // ErrOrigin: a page of this origin may not connect.
 var ErrOrigin = errors.New("origin is not allowed")
 
+// Admits reports what keeps a request from being served whoever sends it:
+// ErrOrigin, hub.ErrDraining. Serve asks it too; it is for a caller that has
+// something to lose in between.
+func (h *Handler) Admits(r *http.Request) error {
+	if origin := r.Header.Get("Origin"); origin != "" && !h.allows(origin) {
+		return ErrOrigin
+	}
+	if h.hub.Draining() {
+		return hub.ErrDraining
+	}
+	return nil
+}
+
 // Serve makes the request a session of a user and returns; the session lives on.
 // The caller has authenticated the user. An error means that nothing has been
 // written: hub.ErrDraining, hub.ErrTooManySessions, events.ErrUnavailable,
 // ErrOrigin.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) error {
-	if origin := r.Header.Get("Origin"); origin != "" && !h.allows(origin) {
-		return ErrOrigin
+	if err := h.Admits(r); err != nil {
+		return err
 	}
-	label := plainLabel
-	protocols := websocketProtocols(r)
+	label, protocols := plainLabel, chosenProtocols(r)
 	if slices.Contains(protocols, Protocol) {
 		label = v1Label
 	}
@@ -79,7 +97,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) e
 	t := &transport{handler: h, session: session, v1: label == v1Label}
 	hijack := &hijacker{ResponseWriter: w, timeout: h.cfg.WriteTimeout}
 	t.ws, err = websocket.Accept(hijack, r, &websocket.AcceptOptions{
-		Subprotocols:       []string{Protocol},
+		Subprotocols:       protocols,
 		InsecureSkipVerify: true, // the origin was checked above
 		CompressionMode:    websocket.CompressionDisabled,
 		OnPongReceived:     t.pong,

@@ -224,8 +224,9 @@ func parse(t *testing.T, text string) frame {
 // raw is a client that does only what it is told to: no pong, no close.
 type raw struct {
 	net.Conn
-	in *bufio.Reader
-	t  *testing.T
+	in     *bufio.Reader
+	chosen string // subprotocol
+	t      *testing.T
 }
 
 // Opcodes of RFC 6455.
@@ -263,7 +264,7 @@ func (s *server) dialRaw(t *testing.T, user, headers string, early []byte) *raw 
 	if response.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("handshake: %s", response.Status)
 	}
-	return &raw{conn, in, t}
+	return &raw{conn, in, response.Header.Get("Sec-WebSocket-Protocol"), t}
 }
 
 // masked is a client's frame.

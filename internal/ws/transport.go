@@ -157,13 +157,20 @@ func closingOf(err error) hub.Closing {
 	return hub.Unreachable
 }
 
-// websocketProtocols are the subprotocols that the client offers.
-func websocketProtocols(r *http.Request) []string {
-	var offered []string
+// chosenProtocols is the one of the client's subprotocols that is spoken, if any:
+// restante.v1, or else the item that carries the token. That is plain mode, but a
+// browser fails a connection whose server chooses nothing of what it offered. The
+// answer repeats the token then; it is used up.
+func chosenProtocols(r *http.Request) (chosen []string) {
 	for _, header := range r.Header.Values("Sec-WebSocket-Protocol") {
-		for protocol := range strings.SplitSeq(header, ",") {
-			offered = append(offered, strings.TrimSpace(protocol))
+		for offered := range strings.SplitSeq(header, ",") {
+			switch offered = strings.TrimSpace(offered); {
+			case offered == Protocol:
+				return []string{Protocol}
+			case chosen == nil && strings.HasPrefix(offered, TokenProtocol):
+				chosen = []string{offered}
+			}
 		}
 	}
-	return offered
+	return chosen
 }

@@ -130,21 +130,31 @@ func TestV1Violations(t *testing.T) {
 	}
 }
 
+// A browser fails a connection whose server chooses none of the subprotocols that
+// it offered, or one that it did not offer.
 func TestSubprotocols(t *testing.T) {
 	t.Parallel()
 	s := serve(t, coretest.Options{})
-	for offered, v1 := range map[string]bool{
-		"": false,
-		"Sec-WebSocket-Protocol: restante.v1\r\n":                                 true,
-		"Sec-WebSocket-Protocol: chat, restante.v1\r\n":                           true,
-		"Sec-WebSocket-Protocol: restante.v1,token.x\r\n":                         true,
-		"Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: restante.v1\r\n": true,
-		"Sec-WebSocket-Protocol: restante.v2\r\n":                                 false,
-		"Sec-WebSocket-Protocol: chat\r\n":                                        false,
+	const header = "Sec-WebSocket-Protocol: "
+	for offered, chosen := range map[string]string{
+		"":                               "",
+		header + "restante.v1\r\n":       "restante.v1",
+		header + "chat, restante.v1\r\n": "restante.v1",
+		header + "restante.v1,restante.token.x-_.y\r\n":  "restante.v1",
+		header + "restante.token.x-_.y, restante.v1\r\n": "restante.v1",
+		header + "restante.token.x-_.y\r\n":              "restante.token.x-_.y",
+		header + "chat, restante.token.x-_.y\r\n":        "restante.token.x-_.y",
+		header + "chat\r\n" + header + "restante.v1\r\n": "restante.v1",
+		header + "restante.v2\r\n":                       "",
+		header + "RESTANTE.V1\r\n":                       "", // not chosen and then spoken to as plain
+		header + "chat\r\n":                              "",
 	} {
 		c := s.dialRaw(t, "al", offered, masked(opPing, []byte("x")))
+		if c.chosen != chosen {
+			t.Errorf("offered %q: chosen %q, want %q", offered, c.chosen, chosen)
+		}
 		op, payload := c.frame()
-		if isV1 := op == opText && strings.Contains(string(payload), `"hello"`); isV1 != v1 {
+		if isV1 := op == opText && strings.Contains(string(payload), `"hello"`); isV1 != (chosen == "restante.v1") {
 			t.Errorf("offered %q: restante.v1 %t", offered, isV1)
 		}
 		c.Conn.Close()

@@ -84,7 +84,7 @@ export async function finish(config) {
   sessionStorage.removeItem('restante.ask-again');
   localStorage.setItem(STORED, JSON.stringify({
     issuer: config.issuer, idToken: tokens.id_token, userId: claims.sub, expires: claims.exp * 1000,
-    username: claims.preferred_username ?? claims['cognito:username'] ?? claims.email ?? claims.sub,
+    username: claims.preferred_username || claims['cognito:username'] || claims.name || claims.email || claims.sub,
   }));
 }
 
