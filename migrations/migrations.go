@@ -153,7 +153,7 @@ func upRiver(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) error {
 		return err
 	}
 	for _, version := range result.Versions {
-		log.InfoContext(ctx, "migrated", "schema", "river", "version", version.Version, "name", version.Name, "elapsed", version.Duration)
+		log.InfoContext(ctx, "migrated", "schema", "river", "version", version.Version, "name", version.Name, "elapsed_seconds", version.Duration.Seconds())
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func upLog(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) (err error
 	}
 	results, err := provider.Up(ctx)
 	for _, result := range results {
-		log.InfoContext(ctx, "migrated", "schema", "log", "version", result.Source.Version, "name", result.Source.Path, "elapsed", result.Duration)
+		log.InfoContext(ctx, "migrated", "schema", "log", "version", result.Source.Version, "name", result.Source.Path, "elapsed_seconds", result.Duration.Seconds())
 	}
 	return err
 }

@@ -130,7 +130,7 @@ func (l *load) signIn(ctx context.Context, user string) (string, error) {
 	if err := l.call(ctx, l.issuer+"/users", "", account, nil); err != nil {
 		return "", fmt.Errorf("make %s: %w", user, err)
 	}
-	form := url.Values{"grant_type": {"password"}, "client_id": {"restante"}, "scope": {"openid profile"}, "username": {user}, "password": {password}}
+	form := url.Values{"grant_type": {"password"}, "client_id": {"restante"}, "scope": {"openid profile email"}, "username": {user}, "password": {password}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.issuer+"/token", bytes.NewBufferString(form.Encode()))
 	if err != nil {
 		return "", err

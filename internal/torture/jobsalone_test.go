@@ -17,7 +17,7 @@ func TestJobsAloneDeliver(t *testing.T) {
 	w := deliverByJobs(t, 1, coretest.Options{})
 	// The only other way to a message is a new connection.
 	for _, r := range w.replicas() {
-		for _, source := range []string{"local", "sweep"} {
+		for _, source := range []string{"local", "sweep", "resync"} {
 			if n := r.counter(t, "restante_wakes_total", source); n != 0 {
 				t.Errorf("seed %d: %v wakes by %s", w.seed, n, source)
 			}
