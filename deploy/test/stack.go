@@ -215,7 +215,11 @@ func (s *stack) baseImages() error {
 		return skipped("no registry has %v, and RESTANTE_BASE_IMAGES_SCRIPT names no script that makes them", missing)
 	}
 	s.say("== stand-ins for base images: %s", strings.Join(missing, " "))
-	_, err := s.shellWithin(standInsWithin, script+" "+strings.Join(missing, " "))
+	command := script + " " + strings.Join(missing, " ")
+	_, err := s.shellWithin(standInsWithin, command)
+	if err != nil { // the network may have failed; what was made is kept
+		_, err = s.shellWithin(standInsWithin, command)
+	}
 	return err
 }
 
