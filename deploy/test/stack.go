@@ -55,13 +55,20 @@ func newStack(ctx context.Context, origin, dir string, e *engine) (*stack, error
 	s.env = append(s.env,
 		"COMPOSE_PROJECT_NAME="+project,
 		"COMPOSE_FILE="+filepath.Join(deploy, "compose.yaml")+":"+filepath.Join(deploy, "compose.test.yaml"),
-		"RESTANTE_VERSION=compose-test",
 		"RESTANTE_URL="+s.url("RESTANTE_PORT"), "RESTANTE_SAMPLE_URL="+s.url("RESTANTE_PAGE_PORT"),
 		fmt.Sprintf("RESTANTE_ISSUER=http://id.localhost:%d", s.ports["RESTANTE_ISSUER_PORT"]),
 	)
 	if os.Getenv("RESTANTE_BUILD_NETWORK") == "" {
 		// Modules may be within reach of this machine and not of a container.
 		s.env = append(s.env, "RESTANTE_BUILD_NETWORK=host")
+	}
+	// The stamp that the README's release has: it finds its image built.
+	for name, args := range map[string][]string{"RESTANTE_VERSION": {"describe", "--tags", "--always"}, "RESTANTE_COMMIT": {"rev-parse", "--short=12", "HEAD"}} {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", s.root}, args...)...).Output()
+		if err != nil {
+			return nil, fmt.Errorf("git %s: %w", args[0], err)
+		}
+		s.env = append(s.env, name+"="+strings.TrimSpace(string(out)))
 	}
 	if e.host != "" {
 		s.env = append(s.env, "DOCKER_HOST="+e.host)

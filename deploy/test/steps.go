@@ -25,11 +25,6 @@ func (t *test) valid() error {
 }
 
 func (t *test) build() error {
-	commit, err := t.shell("git rev-parse --short=12 HEAD")
-	if err != nil {
-		return err
-	}
-	t.env = append(t.env, "RESTANTE_COMMIT="+strings.TrimSpace(commit)) // what the stamp must say
 	if _, err := t.compose("build"); err != nil {
 		return err
 	}
@@ -44,7 +39,7 @@ func (t *test) build() error {
 // image looks at what was built: small, without a shell, run by nobody in particular,
 // with all programs, stamped, and content with a file system that it cannot write.
 func (t *test) image() error {
-	const name = "restante:compose-test"
+	name := "restante:" + t.variable("RESTANTE_VERSION")
 	size, err := t.shell("docker image inspect --format '{{.Size}} {{.Config.User}}' " + name)
 	if err != nil {
 		return err
@@ -60,11 +55,11 @@ func (t *test) image() error {
 	}
 	for _, program := range []string{"server -version", "migrate version", "msg -version", "sample -version"} {
 		name, args, _ := strings.Cut(program, " ")
-		out, err := t.shell(fmt.Sprintf("docker run --rm --read-only --cap-drop ALL --network none --entrypoint /usr/local/bin/restante-%s restante:compose-test %s", name, args))
+		out, err := t.shell(fmt.Sprintf("docker run --rm --read-only --cap-drop ALL --network none --entrypoint /usr/local/bin/restante-%s restante:$RESTANTE_VERSION %s", name, args))
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(out, "compose-test") || !strings.Contains(out, t.variable("RESTANTE_COMMIT")) {
+		if !strings.Contains(out, t.variable("RESTANTE_VERSION")) || !strings.Contains(out, t.variable("RESTANTE_COMMIT")) {
 			return wrong("restante-%s says %q", program, out)
 		}
 	}
@@ -82,11 +77,11 @@ func (t *test) sameImage() error {
 	if err := t.clone(elsewhere); err != nil {
 		return err
 	}
-	_, err := t.shell(`show() { docker image inspect --format "$1" restante:compose-test; }
+	_, err := t.shell(`show() { docker image inspect --format "$1" restante:$RESTANTE_VERSION; }
 layers='{{range .RootFS.Layers}}{{println .}}{{end}}'
 show "$layers" >../layers
 id=$(show '{{.Id}}')
-docker rmi restante:compose-test
+docker rmi restante:$RESTANTE_VERSION
 date >` + elsewhere + `/cmd/unrelated.txt
 COMPOSE_FILE=` + elsewhere + `/deploy/compose.yaml docker compose build gateway
 show "$layers" | diff ../layers -
@@ -140,7 +135,7 @@ func (t *test) noSecrets() error {
 	if err != nil {
 		return err
 	}
-	seen, err := t.shell("docker compose config; docker inspect $(docker compose ps -q); docker history --no-trunc restante:compose-test")
+	seen, err := t.shell("docker compose config; docker inspect $(docker compose ps -q); docker history --no-trunc restante:$RESTANTE_VERSION")
 	if err != nil {
 		return err
 	}
