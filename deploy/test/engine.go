@@ -13,25 +13,31 @@ import (
 
 // engine is the Docker engine in use: one that was running, or a dockerd of our own.
 type engine struct {
-	host   string    // DOCKER_HOST, "" for the default
-	daemon *exec.Cmd // nil if it is not ours
-	data   string    // of our own
+	host   string     // DOCKER_HOST, "" for the default
+	daemon *exec.Cmd  // nil if it is not ours
+	ended  chan error // of our own, when it has
+	data   string     // of our own
 }
 
 const (
-	engineWithin = time.Minute
-	stopWithin   = 30 * time.Second
+	installWithin = 5 * time.Minute
+	engineWithin  = 2 * time.Minute
+	stopWithin    = time.Minute
 )
 
 // findEngine returns an engine that answers, or a reason to skip.
 func findEngine(ctx context.Context, dir string) (*engine, error) {
-	if answers(ctx, os.Getenv("DOCKER_HOST")) {
-		return &engine{host: os.Getenv("DOCKER_HOST")}, nil
+	if host := os.Getenv("DOCKER_HOST"); answers(ctx, host) {
+		return &engine{host: host}, install(ctx, nil)
 	}
 	if os.Geteuid() != 0 {
 		return nil, skipped("no Docker engine answers, and only root can start one")
 	}
-	if err := install(ctx); err != nil {
+	err := install(ctx, map[string]string{
+		"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables",
+		"debootstrap": "debootstrap", // what stand-ins for base images are made with
+	})
+	if err != nil {
 		return nil, err
 	}
 	return startEngine(ctx, dir)
@@ -49,41 +55,35 @@ func answers(ctx context.Context, host string) bool {
 	return info.Run() == nil
 }
 
-// install gets the distribution's engine where there is none yet.
-func install(ctx context.Context) error {
+// install gets from the distribution the packages of those programs that are not
+// there, and compose.
+func install(ctx context.Context, packages map[string]string) error {
 	var missing []string
-	for program, pkg := range map[string]string{"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables"} {
+	for program, pkg := range packages {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, pkg)
 		}
 	}
-	if !composeInstalled(ctx) {
+	if len(composeCommands(ctx)) == 0 {
 		missing = append(missing, "docker-compose")
-	}
-	if _, err := exec.LookPath("debootstrap"); err != nil {
-		missing = append(missing, "debootstrap") // what stand-ins for base images are made with
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		return skipped("no Docker engine answers, and %v cannot be installed without apt-get", missing)
+	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
+		return skipped("%v cannot be installed without root and apt-get", missing)
 	}
 	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, missing...)} {
+		ctx, cancel := context.WithTimeout(ctx, installWithin)
 		apt := exec.CommandContext(ctx, "apt-get", args...)
 		apt.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		if out, err := apt.CombinedOutput(); err != nil {
-			return skipped("no Docker engine answers, and apt-get %s failed: %s", args[0], last(string(out)))
+		out, err := apt.CombinedOutput()
+		cancel()
+		if err != nil {
+			return skipped("%v cannot be installed, apt-get %s failed: %s", missing, args[0], last(string(out)))
 		}
 	}
 	return nil
-}
-
-func composeInstalled(ctx context.Context) bool {
-	if _, err := exec.LookPath("docker-compose"); err == nil {
-		return true
-	}
-	return exec.CommandContext(ctx, "docker", "compose", "version").Run() == nil
 }
 
 // startEngine starts a dockerd that keeps everything in directories of its own.
@@ -98,24 +98,33 @@ func startEngine(ctx context.Context, dir string) (*engine, error) {
 		return nil, err
 	}
 	defer logFile.Close()
-	e := &engine{host: "unix://" + filepath.Join(dir, "docker.sock"), data: data}
+	e := &engine{host: "unix://" + filepath.Join(dir, "docker.sock"), data: data, ended: make(chan error, 1)}
 	e.daemon = exec.Command("dockerd", "--data-root", data, "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "dockerd.pid"), "--host", e.host)
 	e.daemon.Stdout, e.daemon.Stderr = logFile, logFile
 	e.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; we stop it
 	if err := e.daemon.Start(); err != nil {
-		return nil, errors.Join(skipped("dockerd does not start: %v", err), os.RemoveAll(data))
+		err = skipped("dockerd does not start: %v", err)
+		also(&err, func() error { return os.RemoveAll(data) })
+		return nil, err
 	}
-	for until := time.Now().Add(engineWithin); time.Now().Before(until) && ctx.Err() == nil; {
+	go func() { e.ended <- e.daemon.Wait() }()
+	for until := time.Now().Add(engineWithin); time.Now().Before(until) && len(e.ended) == 0; {
 		if answers(ctx, e.host) {
 			return e, nil
 		}
 		if pause(ctx, 200*time.Millisecond) != nil {
-			break
+			return nil, errors.Join(ctx.Err(), e.stop())
 		}
 	}
 	text, _ := os.ReadFile(logFile.Name()) // for the reason only
-	return nil, errors.Join(skipped("dockerd does not work here: %s", last(string(text))), e.stop())
+	if len(e.ended) > 0 {
+		<-e.ended // for that same reason
+		e.ended <- nil
+	}
+	err = skipped("dockerd does not work here: %s", last(string(text)))
+	also(&err, e.stop)
+	return nil, err
 }
 
 // stop ends our own dockerd and removes what it kept.
@@ -123,10 +132,10 @@ func (e *engine) stop() error {
 	if e.daemon == nil {
 		return nil
 	}
-	if err := e.daemon.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := e.daemon.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop dockerd: %w", err)
 	}
-	timer := time.AfterFunc(stopWithin, func() { e.daemon.Process.Kill() }) // Wait says so
+	timer := time.AfterFunc(stopWithin, func() { e.daemon.Process.Kill() }) // ended says so
 	defer timer.Stop()
-	return errors.Join(e.daemon.Wait(), os.RemoveAll(e.data))
+	return errors.Join(<-e.ended, os.RemoveAll(e.data))
 }

@@ -34,8 +34,9 @@ type load struct {
 	lastLate        atomic.Int64 // when something last arrived that took longer than late
 	slowest         atomic.Int64 // delivery since the phase began
 
-	mu       sync.Mutex // guards what is below
-	failed   []string   // posts since the phase began
+	mu       sync.Mutex      // guards what is below
+	has      map[string]bool // users for whom something was accepted
+	failed   []string        // posts since the phase began
 	lastFail time.Duration
 	byes     []frame
 	errors   map[string]int // of devices, since the phase began
@@ -51,7 +52,7 @@ const (
 
 func newLoad(gateway, issuer, key string, users, devices int) *load {
 	l := &load{
-		gateway: gateway, issuer: issuer, key: key, devices: devices, check: checker.New(), began: time.Now(),
+		gateway: gateway, issuer: issuer, key: key, devices: devices, check: checker.New(), began: time.Now(), has: map[string]bool{},
 		web: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: publishers, IdleConnTimeout: 30 * time.Second}, Timeout: 0},
 	}
 	for i := range users {
@@ -116,8 +117,7 @@ func (l *load) post(ctx context.Context, publisher uint32, n uint64, user string
 		seq, err := l.postOnce(ctx, fmt.Sprintf("%d-%d", publisher, n), body)
 		if err == nil {
 			l.check.Accepted(user, m, seq)
-			l.accepted.Add(1)
-			l.lastAccepted.Store(int64(l.now()))
+			l.acceptedFor(user)
 			return
 		}
 		l.check.Unknown(user, m)
@@ -146,6 +146,14 @@ func (l *load) postOnce(ctx context.Context, key string, body []byte) (int64, er
 	var answer struct{ Seq int64 }
 	err = l.do(request, &answer)
 	return answer.Seq, err
+}
+
+func (l *load) acceptedFor(user string) {
+	l.accepted.Add(1)
+	l.lastAccepted.Store(int64(l.now()))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.has[user] = true
 }
 
 func (l *load) failedPost(err error) {
@@ -177,27 +185,54 @@ func (l *load) arrived(sent int64) {
 	}
 }
 
-// verdict waits until everything has arrived, asks the log itself, and judges.
-func (l *load) verdict(ctx context.Context, s *stack) (checker.Report, error) {
-	for until := time.Now().Add(30 * time.Second); l.check.Waiting() > 0 && time.Now().Before(until); {
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return checker.Report{}, err
+// verdict waits until everything has arrived and is acknowledged, and judges.
+func (l *load) verdict(s *stack) (checker.Report, error) {
+	err := s.eventually(func() error {
+		if n := l.check.Waiting(); n > 0 {
+			return wrong("%d messages have not arrived", n)
+		}
+		return nil
+	})
+	if err != nil {
+		return l.check.Report(), err
+	}
+	var logs map[string]position
+	err = s.eventually(func() (err error) {
+		logs, err = s.logs()
+		for user, at := range logs {
+			if err == nil && at.acked != at.head {
+				err = wrong("%s is acknowledged up to %d of %d", user, at.acked, at.head)
+			}
+		}
+		return err
+	})
+	for user, at := range logs {
+		l.check.Stream(user, at.head, at.acked)
+	}
+	for user := range l.has { // nobody posts any more
+		if _, ok := logs[user]; !ok {
+			err = errors.Join(err, wrong("something was accepted for %s, who has no log", user))
 		}
 	}
-	if err := pause(ctx, time.Second); err != nil { // the last acks are written together
-		return checker.Report{}, err
-	}
+	return l.check.Report(), err
+}
+
+type position struct{ head, acked int64 }
+
+// logs asks Postgres what the logs of the load's users hold.
+func (s *stack) logs() (map[string]position, error) {
 	out, err := s.compose(`exec -T postgres psql -U restante -d restante -At -F ' ' -c "SELECT user_id, head, acked FROM streams WHERE user_id LIKE 'load-%'"`)
 	if err != nil {
-		return checker.Report{}, err
+		return nil, err
 	}
+	logs := map[string]position{}
 	for line := range strings.Lines(out) {
 		var user string
-		var head, acked int64
-		if _, err := fmt.Sscan(line, &user, &head, &acked); err != nil {
-			return checker.Report{}, fmt.Errorf("stream %q: %w", line, err)
+		var at position
+		if _, err := fmt.Sscan(line, &user, &at.head, &at.acked); err != nil {
+			return nil, fmt.Errorf("stream %q: %w", line, err)
 		}
-		l.check.Stream(user, head, acked)
+		logs[user] = at
 	}
-	return l.check.Report(), nil
+	return logs, nil
 }

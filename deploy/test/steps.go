@@ -5,17 +5,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 )
 
-func (t *test) build() error {
-	// What the stamp says is what was built.
-	commit, err := exec.CommandContext(t.ctx, "git", "-C", t.root, "rev-parse", "--short=12", "HEAD").Output()
-	if err == nil {
-		t.env = append(t.env, "RESTANTE_COMMIT="+strings.TrimSpace(string(commit)))
+// valid asks each compose that is there: what one takes the other may refuse.
+func (t *test) valid() error {
+	for _, compose := range composeCommands(t.ctx) {
+		version, err := t.shell(compose + " version --short")
+		if err != nil {
+			return err
+		}
+		if _, err := t.shell(fmt.Sprintf("%[1]s -f compose.yaml config -q; %[1]s config -q", compose)); err != nil {
+			return err
+		}
+		t.say("   by %s", strings.TrimSpace(version))
 	}
+	return nil
+}
+
+func (t *test) build() error {
 	if _, err := t.compose("build"); err != nil {
 		return err
 	}
@@ -30,7 +39,7 @@ func (t *test) build() error {
 // image looks at what was built: small, without a shell, run by nobody in particular,
 // with all programs, stamped, and content with a file system that it cannot write.
 func (t *test) image() error {
-	const name = "restante:compose-test"
+	name := "restante:" + t.variable("RESTANTE_VERSION")
 	size, err := t.shell("docker image inspect --format '{{.Size}} {{.Config.User}}' " + name)
 	if err != nil {
 		return err
@@ -46,11 +55,11 @@ func (t *test) image() error {
 	}
 	for _, program := range []string{"server -version", "migrate version", "msg -version", "sample -version"} {
 		name, args, _ := strings.Cut(program, " ")
-		out, err := t.shell(fmt.Sprintf("docker run --rm --read-only --cap-drop ALL --network none --entrypoint /usr/local/bin/restante-%s restante:compose-test %s", name, args))
+		out, err := t.shell(fmt.Sprintf("docker run --rm --read-only --cap-drop ALL --network none --entrypoint /usr/local/bin/restante-%s restante:$RESTANTE_VERSION %s", name, args))
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(out, "compose-test") || !strings.Contains(out, t.variable("RESTANTE_COMMIT")) {
+		if !strings.Contains(out, t.variable("RESTANTE_VERSION")) || !strings.Contains(out, t.variable("RESTANTE_COMMIT")) {
 			return wrong("restante-%s says %q", program, out)
 		}
 	}
@@ -60,25 +69,25 @@ func (t *test) image() error {
 	return nil
 }
 
-// systemdUnit lets systemd judge the unit, in a root directory where its programs are.
-func (t *test) systemdUnit() error {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.say("   not tried: there is no systemd-analyze")
-		return nil
-	}
-	out, err := t.shell("root=" + filepath.Join(t.dir, "root") + `
-mkdir -p $root/usr/local/bin $root/etc/systemd/system $root/usr/lib/systemd
-for name in server migrate; do printf '#!/bin/sh\n' >$root/usr/local/bin/restante-$name; done
-chmod +x $root/usr/local/bin/*
-cp -r /lib/systemd/system $root/usr/lib/systemd/
-cp systemd/restante.service $root/etc/systemd/system/
-systemd-analyze verify --root=$root restante.service 2>&1
-systemd-analyze security --offline=true systemd/restante.service | tail -n 1`)
-	if err != nil {
+// sameImage builds the same commit once more, in another place: the same layers come
+// out. A file that has nothing to do with it has the programs linked again, and without
+// the image its layers are made again; only the dependencies are kept, for they take long.
+func (t *test) sameImage() error {
+	elsewhere := filepath.Join(t.dir, "elsewhere", "restante")
+	if err := t.clone(elsewhere); err != nil {
 		return err
 	}
-	t.say("   %s", strings.TrimSpace(out))
-	return nil
+	_, err := t.shell(`show() { docker image inspect --format "$1" restante:$RESTANTE_VERSION; }
+layers='{{range .RootFS.Layers}}{{println .}}{{end}}'
+show "$layers" >../layers
+id=$(show '{{.Id}}')
+docker rmi restante:$RESTANTE_VERSION
+date >` + elsewhere + `/cmd/unrelated.txt
+COMPOSE_FILE=` + elsewhere + `/deploy/compose.yaml docker compose build gateway
+show "$layers" | diff ../layers -
+# The builder that tells when has made another image, if it has made one at all.
+test "${DOCKER_BUILDKIT:-1}" = 1 || test $id != $(show '{{.Id}}')`)
+	return err
 }
 
 // variable is one of the stack's environment variables.
@@ -93,10 +102,7 @@ func (s *stack) variable(name string) string {
 
 // up is the one command, from nothing.
 func (t *test) up() error {
-	if _, err := t.compose("up -d"); err != nil {
-		return err
-	}
-	out, err := t.compose("logs --no-color ready")
+	out, err := t.block("docker compose up -d\ndocker compose logs")
 	if err != nil {
 		return err
 	}
@@ -129,7 +135,7 @@ func (t *test) noSecrets() error {
 	if err != nil {
 		return err
 	}
-	seen, err := t.shell("docker compose config; docker inspect $(docker compose ps -q); docker history --no-trunc restante:compose-test")
+	seen, err := t.shell("docker compose config; docker inspect $(docker compose ps -q); docker history --no-trunc restante:$RESTANTE_VERSION")
 	if err != nil {
 		return err
 	}
@@ -176,82 +182,6 @@ func (t *test) sevenStepsInContainers() error {
 	return err
 }
 
-// readmeBlocks is what each shell block of deploy/README.md must have done; the block
-// is known by its first line.
-func (t *test) readmeBlocks() map[string]func(out string) error {
-	says := func(words ...string) func(string) error {
-		return func(out string) error {
-			for _, w := range words {
-				if !strings.Contains(out, w) {
-					return wrong("no %q in %s", w, last(out))
-				}
-			}
-			return nil
-		}
-	}
-	replicas := func(n int) func(string) error {
-		return func(string) error {
-			ids, err := t.containers("gateway")
-			if err == nil && len(ids) != n {
-				err = wrong("%d replicas instead of %d", len(ids), n)
-			}
-			return err
-		}
-	}
-	return map[string]func(string) error{
-		"docker compose up -d\n": says("Restante is running"),
-		"password=":              says("Asynchronous is cool"),
-		"docker compose run --rm msg keys create":     says("rk_", "billing", "in force"),
-		"docker compose run --rm -T msg keyring list": says("seals and opens"),
-		"docker compose up -d --scale gateway=5":      replicas(3),
-		"docker compose build":                        replicas(3),
-		"docker compose kill -s HUP haproxy":          says(),
-		"docker compose exec -T postgres pg_dump":     says("replaced by"),
-	}
-}
-
-// readme runs every shell block of deploy/README.md, but for the last, which takes
-// everything away and is a step of its own.
-func (t *test) readme() error {
-	text, err := os.ReadFile(filepath.Join(t.root, "deploy", "README.md"))
-	if err != nil {
-		return err
-	}
-	known := t.readmeBlocks()
-	for _, m := range regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindAllSubmatch(text, -1) {
-		block := string(m[1])
-		if strings.HasPrefix(block, "docker compose down") {
-			continue
-		}
-		check := known[blockName(block, known)]
-		if check == nil {
-			return wrong("nothing is known of the README's block %q", firstLine(block))
-		}
-		out, err := t.shell("cd " + t.dir + "\n" + block)
-		if err == nil {
-			err = check(out)
-		}
-		if err != nil {
-			return fmt.Errorf("README, %q: %w", firstLine(block), err)
-		}
-		delete(known, blockName(block, known))
-	}
-	for name := range known {
-		return wrong("the README has no block that begins with %q", name)
-	}
-	return nil
-}
-
-// blockName is the longest name that the block begins with.
-func blockName(block string, known map[string]func(string) error) (name string) {
-	for k := range known {
-		if strings.HasPrefix(block, k) && len(k) > len(name) {
-			name = k
-		}
-	}
-	return name
-}
-
 // downAndUp: what was accepted is there when everything was stopped and started.
 func (t *test) downAndUp() error {
 	_, err := t.shell(`
@@ -265,15 +195,38 @@ msg connect-websocket -n 1 | grep -x kept`)
 	return err
 }
 
-// downLeavesNothing runs the README's last block.
 func (t *test) downLeavesNothing() error {
-	if _, err := t.compose("down -v"); err != nil {
+	if _, err := t.block("docker compose down -v"); err != nil {
 		return err
 	}
 	out, err := t.shell(`label=label=com.docker.compose.project=` + project + `
 docker ps -aq --filter $label; docker volume ls -q --filter $label; docker network ls -q --filter $label`)
 	if err == nil && strings.TrimSpace(out) != "" {
 		err = wrong("left over: %s", out)
+	}
+	return err
+}
+
+// ownSecrets starts an installation whose secrets are files that somebody made.
+func (t *test) ownSecrets() error {
+	if os.Geteuid() != 0 {
+		t.say("   not tried: only root can give files away")
+		return nil
+	}
+	out, err := t.block("mkdir mine")
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(out, "Restante is running.") {
+		return wrong("ready says %q", out)
+	}
+	out, err = t.shell(`password=$(cat mine/postgres/password)
+grep -q ":$password@" mine/gateway/database-url
+docker inspect --format '{{range .Mounts}}{{.Source}} {{end}}' $(docker compose ps -q postgres)
+docker compose exec -T -e PGPASSWORD="$password" postgres psql -h postgres -U restante -d restante -Atc 'SELECT 1'
+RESTANTE_SECRETS=./mine/ docker compose down -v`)
+	if err == nil && !strings.Contains(out, "/mine/postgres ") {
+		err = wrong("Postgres has mounted %s", out)
 	}
 	return err
 }
