@@ -17,6 +17,7 @@ type engine struct {
 	daemon *exec.Cmd  // nil if it is not ours
 	ended  chan error // of our own, when it has
 	data   string     // of our own
+	exec   string     // of our own, too
 }
 
 const (
@@ -98,8 +99,8 @@ func startEngine(ctx context.Context, dir string) (*engine, error) {
 		return nil, err
 	}
 	defer logFile.Close()
-	e := &engine{host: "unix://" + filepath.Join(dir, "docker.sock"), data: data, ended: make(chan error, 1)}
-	e.daemon = exec.Command("dockerd", "--data-root", data, "--exec-root", filepath.Join(dir, "exec"),
+	e := &engine{host: "unix://" + filepath.Join(dir, "docker.sock"), data: data, exec: filepath.Join(dir, "exec"), ended: make(chan error, 1)}
+	e.daemon = exec.Command("dockerd", "--data-root", data, "--exec-root", e.exec,
 		"--pidfile", filepath.Join(dir, "dockerd.pid"), "--host", e.host)
 	e.daemon.Stdout, e.daemon.Stderr = logFile, logFile
 	e.daemon.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; we stop it
@@ -137,5 +138,10 @@ func (e *engine) stop() error {
 	}
 	timer := time.AfterFunc(stopWithin, func() { e.daemon.Process.Kill() }) // ended says so
 	defer timer.Stop()
-	return errors.Join(<-e.ended, os.RemoveAll(e.data))
+	err := <-e.ended
+	// It leaves this mounted when a build has used the host's network.
+	if left := filepath.Join(e.exec, "netns", "default"); exec.Command("mountpoint", "-q", left).Run() == nil {
+		err = errors.Join(err, exec.Command("umount", left).Run())
+	}
+	return errors.Join(err, os.RemoveAll(e.data))
 }
