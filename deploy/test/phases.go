@@ -192,22 +192,37 @@ func (t *test) rollingRestart() error {
 	return nil
 }
 
-// killOne kills a replica the hard way and starts it again when others have taken over.
+// killOne kills the replica with the most connections the hard way and starts it again
+// when others have taken over.
 func (t *test) killOne() error {
-	ids, err := t.containers("gateway")
+	id, err := t.busiest()
 	if err != nil {
 		return err
 	}
-	if _, err := t.shell("docker kill -s KILL " + ids[0]); err != nil {
+	if _, err := t.shell("docker kill -s KILL " + id); err != nil {
 		return err
 	}
 	if err := pause(t.ctx, t.phase/2); err != nil {
 		return err
 	}
-	if _, err := t.shell("docker start " + ids[0]); err != nil {
+	if _, err := t.shell("docker start " + id); err != nil {
 		return err
 	}
-	return t.healthy(ids[0])
+	return t.healthy(id)
+}
+
+// busiest returns the container whose replica holds the most connections. A replica's
+// id begins with its host's name, which is its container's short id.
+func (s *stack) busiest() (string, error) {
+	out, err := s.compose(`exec -T postgres psql -U restante -d restante -At -c "SELECT replica_id FROM sessions GROUP BY 1 ORDER BY count(*) DESC LIMIT 1"`)
+	if err != nil {
+		return "", err
+	}
+	host, _, found := strings.Cut(strings.TrimSpace(out), "-")
+	if !found {
+		return "", wrong("no replica has connections: %q", out)
+	}
+	return host, nil
 }
 
 // drainOne stops a replica as docker does, and looks at each promise of a drain:
