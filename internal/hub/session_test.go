@@ -272,18 +272,19 @@ func TestFailedWriteEndsTheSession(t *testing.T) {
 func TestFailedReadIsRepeated(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bubble) {
 		c := b.connect("al", confirming)
-		b.log.with(func() { b.log.failing = 12 })
-		start := time.Now()
+		b.log.with(func() { b.log.failing = 1000 })
 		b.appendAndWake("al", 1)
 		pass(5 * time.Second)
 		var reads int
 		b.log.with(func() { reads = b.log.reads })
-		if reads < 5 || reads > 11 {
+		// Six waits of 20 to 640 ms and then a second each, give or take half of it.
+		if reads < 5 || reads > 16 {
 			t.Errorf("%d reads in 5 s: it should back off, to a second", reads)
 		}
-		pass(30 * time.Second)
+		b.log.with(func() { b.log.failing = 0 })
+		pass(1500 * time.Millisecond)
 		if through, _ := c.last(); through != 1 {
-			t.Errorf("through %d, %v after the log was back", through, time.Since(start))
+			t.Errorf("through %d, 1.5 s after the log was back", through)
 		}
 	})
 }
