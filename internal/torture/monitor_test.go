@@ -87,6 +87,7 @@ func (m *monitor) look(ctx context.Context) {
 		if ctx.Err() == nil && (m.rules.blind == nil || !m.rules.blind()) {
 			m.w.violate("the monitor cannot see: %v", err)
 		}
+		m.forget() // a Postgres that takes 5 s to recover is no session that was not served
 		return
 	}
 	m.polls++
@@ -108,6 +109,17 @@ func (m *monitor) look(ctx context.Context) {
 		for _, d := range u.devices {
 			if l := d.link(); l != nil {
 				m.judge(u, l, r, start)
+			}
+		}
+	}
+}
+
+// forget breaks the row of snapshots of every connection.
+func (m *monitor) forget() {
+	for _, u := range m.users {
+		for _, d := range u.devices {
+			if l := d.link(); l != nil {
+				l.parkedSince, l.behindSince = time.Time{}, time.Time{}
 			}
 		}
 	}
