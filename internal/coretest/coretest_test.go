@@ -17,6 +17,7 @@ func TestCrossReplicaDelivery(t *testing.T) {
 	a := coretest.Start(t, coretest.Options{URL: url, DeliverDelay: time.Minute})
 	b := coretest.Start(t, coretest.Options{URL: url, DeliverDelay: time.Minute})
 	c := coretest.Connect(t, b, "al", coretest.ClientConfig{})
+	introduce(t, a, b)
 	for i := range 100 {
 		a.Post(t, "al", fmt.Sprint(i))
 	}
@@ -26,6 +27,25 @@ func TestCrossReplicaDelivery(t *testing.T) {
 	for i, r := range c.Received() {
 		if r.Seq != int64(i+1) || r.Payload != fmt.Sprintf("%q", fmt.Sprint(i)) {
 			t.Fatalf("message %d: %+v", i, r)
+		}
+	}
+}
+
+// introduce makes a know of b, which it would learn from its next heartbeat, seconds
+// after the last message was posted; and waits until b listens.
+func introduce(t *testing.T, a, b *coretest.Replica) {
+	t.Helper()
+	beat, err := a.Heart.Beat(t.Context())
+	if err != nil || beat.Peers != 1 {
+		t.Fatalf("%+v, %v", beat, err)
+	}
+	a.Fanout.SetPeers(beat.Peers)
+	deadline := time.After(10 * time.Second)
+	for !b.Fanout.Listening() {
+		select {
+		case <-deadline:
+			t.Fatal("it does not listen")
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
