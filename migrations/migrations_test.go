@@ -93,8 +93,8 @@ func TestUpGoesOnFromAnyVersion(t *testing.T) {
 	// As if the process had died between River's part and ours, or within
 	// River's: its first versions know no lines.
 	for _, statement := range []string{
-		`DROP TABLE restante_schema, publishers, census, tokens, sessions, replicas, events, streams, meta`,
-		`DROP TABLE restante_schema, publishers, census, tokens, sessions, replicas, events, streams, meta;
+		`DROP INDEX river_job_due; DROP TABLE restante_schema, publishers, census, tokens, sessions, replicas, events, streams, meta`,
+		`DROP INDEX river_job_due; DROP TABLE restante_schema, publishers, census, tokens, sessions, replicas, events, streams, meta;
 		 DELETE FROM river_migration WHERE version = 8`,
 	} {
 		db := testdb.New(t)
