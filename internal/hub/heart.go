@@ -16,8 +16,9 @@ type Heart struct {
 	connect   func(context.Context) (*pgx.Conn, error)
 	renew     func(ctx context.Context, conn *pgx.Conn, replicaID, address string) (events.Beat, error)
 
-	mu   sync.Mutex // guards conn, and makes beats take turns
-	conn *pgx.Conn  // nil until the first beat, and after a failed one
+	mu    sync.Mutex // guards all below, and makes beats take turns
+	conn  *pgx.Conn  // nil until the first beat, and after a failed one
+	doubt bool       // the last beat's answer was lost
 }
 
 // NewHeart makes a Heart; renew is events.Log's Heartbeat.
@@ -26,7 +27,9 @@ func NewHeart(replicaID, address string, connect func(context.Context) (*pgx.Con
 	return &Heart{replicaID: replicaID, address: address, connect: connect, renew: renew}
 }
 
-// Beat renews the lease once, connecting first if need be.
+// Beat renews the lease once, connecting first if need be. A beat whose answer was
+// lost may have renewed a lease that had lapsed, and nobody would ever be told: the
+// next one says so. Attaching sessions that were attached all the while does no harm.
 func (h *Heart) Beat(ctx context.Context) (events.Beat, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -40,9 +43,12 @@ func (h *Heart) Beat(ctx context.Context) (events.Beat, error) {
 	beat, err := h.renew(ctx, h.conn, h.replicaID, h.address)
 	if err != nil {
 		closeConn(h.conn)
-		h.conn = nil
+		h.conn, h.doubt = nil, true
+		return events.Beat{}, err
 	}
-	return beat, err
+	beat.Lapsed = beat.Lapsed || h.doubt
+	h.doubt = false
+	return beat, nil
 }
 
 // Stop closes the connection.

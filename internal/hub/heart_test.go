@@ -102,3 +102,46 @@ func TestFrozenHeartbeatConnectionIsReplaced(t *testing.T) {
 		t.Errorf("failed heartbeats took %v", bad)
 	}
 }
+
+// The counter-example: Postgres has emptied its unlogged tables, and the heartbeat
+// that finds it out loses its answer. The next one finds the row that this one made.
+func TestLapseIsNotLostWithItsAnswer(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := coretest.Start(t, coretest.Options{URL: db.URL, NoJobs: true})
+	lose := false
+	heart := hub.NewHeart("one", "here", connector(t, db.URL, nil),
+		func(ctx context.Context, conn *pgx.Conn, replicaID, address string) (events.Beat, error) {
+			beat, err := r.Log.Heartbeat(ctx, conn, replicaID, address)
+			if lose {
+				return events.Beat{}, context.DeadlineExceeded
+			}
+			return beat, err
+		})
+	defer heart.Stop()
+	beat := func() events.Beat {
+		t.Helper()
+		b, err := heart.Beat(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if !beat().Lapsed || beat().Lapsed {
+		t.Fatal("only the first heartbeat finds no lease")
+	}
+	if _, err := db.Pool.Exec(t.Context(), `DELETE FROM replicas WHERE replica_id = 'one'`); err != nil {
+		t.Fatal(err)
+	}
+	lose = true
+	if _, err := heart.Beat(t.Context()); err == nil {
+		t.Fatal("the answer was not lost")
+	}
+	lose = false
+	if !beat().Lapsed {
+		t.Error("nobody was told that the lease had lapsed")
+	}
+	if beat().Lapsed {
+		t.Error("it was told twice")
+	}
+}

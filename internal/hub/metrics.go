@@ -41,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		sweepFound:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_sweep_found_total", Help: "Sessions that the sweep found behind: wakes that were lost, or clients that are slow."}),
 		sweepSeconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_sweep_seconds", Help: "Time of one sweep or resynchronisation.", Buckets: delay}),
 		beats:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_heartbeats_total", Help: "Heartbeats of this replica, by result."}, []string{"result"}),
-		lapses:        prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lease_lapses_total", Help: "Heartbeats that found this replica's lease missing or nearly over."}),
+		lapses:        prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_lease_lapses_total", Help: "Heartbeats that found this replica's lease missing or nearly over, or came after one whose answer was lost."}),
 		reattached:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_sessions_reattached_total", Help: "Sessions registered again after a lapse."}),
 		presenceFixed: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_presence_repairs_total", Help: "Session rows that were missing or left over, and were put right."}),
 	}
