@@ -73,6 +73,7 @@ func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) er
 	g.Go(func() error { return r.log.Run(logCtx) })
 	g.Go(func() error { return r.keyring.Run(upkeep) })
 	g.Go(func() error { return r.hub.Run(upkeep) })
+	g.Go(func() error { return new(memory).run(upkeep) })
 	g.Go(func() error { return r.fanout.Run(upkeep) })
 	jobsDone := make(chan struct{})
 	g.Go(func() error { defer close(jobsDone); return r.jobs.Run(working) })

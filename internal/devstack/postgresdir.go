@@ -216,7 +216,6 @@ func (p *Postgres) settings() map[string]string {
 		"log_timezone":            "UTC",
 		"log_line_prefix":         "%m [%p] %q%a@%d ",
 		"log_checkpoints":         "off",
-		"autovacuum_naptime":      "5s", // queue tables grow dead rows fast
 		// Nobody replicates from here: less to write. Checkpoints far apart
 		// mean fewer whole pages in the log.
 		"wal_level":          "minimal",

@@ -176,6 +176,44 @@ func TestFirstConnectAndFirstAppendSeeEachOther(t *testing.T) {
 	}
 }
 
+// Only what Settle would leave owed may be called still owed; the rest is for
+// Settle to decide.
+func TestStillOwedIsWhatSettleLeaves(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	still := func(user string) bool {
+		t.Helper()
+		debt, owed, err := log.StillOwed(t.Context(), user)
+		if err != nil || owed && (debt.Lane != events.Owed || debt.PendingFor <= 0 || debt.PendingFor > time.Minute) {
+			t.Fatalf("%s: %+v, %v", user, debt, err)
+		}
+		return owed
+	}
+	log.post(t, "al", "x")
+	if still("al") || still("nobody") {
+		t.Error("nobody is connected: the lane has to be parked")
+	}
+	log.attach(t, "s1", "al")
+	if !still("al") {
+		t.Error("connected, one pending")
+	}
+	log.exec(t, `UPDATE replicas SET heartbeat_at = now() - interval '13 seconds'`)
+	if still("al") {
+		t.Error("the replica is dead: the lane has to be parked")
+	}
+	log.beat(t, "one")
+	log.exec(t, `UPDATE streams SET lane = 2`)
+	if still("al") {
+		t.Error("a duplicate job has to end")
+	}
+	log.exec(t, `UPDATE streams SET lane = 1`)
+	log.confirm(t, "al", 1)
+	if still("al") {
+		t.Error("nothing is pending: the lane has to become idle")
+	}
+}
+
 // The counter-example: the job looks for sessions in the statement that takes the
 // lock. It waits for a connect that is about to commit, and then decides with the
 // snapshot from before: nobody there, park.

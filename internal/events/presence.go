@@ -52,6 +52,31 @@ func (l *Log) Attached(ctx context.Context, replicaID string) ([]string, error) 
 	return ids, unavailable("list sessions", err)
 }
 
+const owedSQL = `
+SELECT s.user_id, s.acked, s.head FROM sessions x JOIN streams s ON s.user_id = x.user_id
+WHERE x.replica_id = $1 AND s.lane = 1`
+
+// Owed returns where delivery stands for the users who are connected to a replica
+// and have a lane that is owed: everybody whom a lost wake may have left without a
+// pending event. It goes by the index of owed lanes, so sessions without traffic
+// cost it nothing.
+func (l *Log) Owed(ctx context.Context, replicaID string) (map[string]Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
+	defer cancel()
+	rows, err := l.cfg.Relaxed.Query(ctx, owedSQL, replicaID)
+	if err != nil {
+		return nil, unavailable("sweep owed lanes", err)
+	}
+	owed := map[string]Position{}
+	var user string
+	var p Position
+	_, err = pgx.ForEachRow(rows, []any{&user, &p.Acked, &p.Head}, func() error {
+		owed[user] = p
+		return nil
+	})
+	return owed, unavailable("sweep owed lanes", err)
+}
+
 // Sighting is one session's view of its user's stream, for Behind.
 type Sighting struct {
 	UserID    string
@@ -66,8 +91,8 @@ WHERE s.head > a.position OR s.acked < a.confirmed`
 
 // Behind returns the users among sightings whose stream has grown beyond a
 // position, or whose acked position is less than what was confirmed, with their
-// heads (6 ms for 10,000 users). It is the sweep: whatever wake or ack was lost,
-// it is found here.
+// heads (6 to 18 ms for 10,000 users). Whatever wake or ack was lost, it is found
+// here.
 func (l *Log) Behind(ctx context.Context, sightings []Sighting) ([]Head, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()

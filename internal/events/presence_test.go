@@ -3,6 +3,7 @@ package events_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -108,6 +109,28 @@ func TestStreamShowsWhoIsConnected(t *testing.T) {
 	}
 	if s, err := log.Stream(t.Context(), "bea"); err != nil || s.Head != 0 || len(s.Sessions) != 1 {
 		t.Errorf("connected, nothing posted: %+v, %v", s, err)
+	}
+}
+
+// The quick sweep sees whom a replica may owe something: connected to it, and
+// pending.
+func TestOwedIsConnectedHereAndPending(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	for _, user := range []string{"pending", "elsewhere", "offline", "confirmed"} {
+		log.fill(t, user, 3, 10)
+	}
+	log.attachTo(t, "one", "s1", "pending")
+	log.attachTo(t, "one", "s2", "pending") // a second device is the same user
+	log.attachTo(t, "two", "s3", "elsewhere")
+	log.attachTo(t, "one", "s4", "confirmed")
+	log.attachTo(t, "one", "s5", "nothing")
+	log.confirm(t, "pending", 1)
+	log.confirm(t, "confirmed", 3)
+	log.exec(t, `UPDATE streams SET lane = 0 WHERE user_id = 'confirmed'`) // as its job does
+	owed, err := log.Owed(t.Context(), "one")
+	if want := map[string]events.Position{"pending": {Acked: 1, Head: 3}}; err != nil || !maps.Equal(owed, want) {
+		t.Errorf("owed: %v, want %v, %v", owed, want, err)
 	}
 }
 

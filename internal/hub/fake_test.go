@@ -141,6 +141,18 @@ func (l *fakeLog) Attached(_ context.Context, replicaID string) (ids []string, e
 	return ids, nil
 }
 
+func (l *fakeLog) Owed(_ context.Context, replicaID string) (map[string]events.Position, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	owed := map[string]events.Position{}
+	for _, s := range l.rows {
+		if at := (events.Position{Acked: l.acked[s.UserID], Head: int64(len(l.streams[s.UserID]))}); s.ReplicaID == replicaID && at.Head > at.Acked {
+			owed[s.UserID] = at
+		}
+	}
+	return owed, nil
+}
+
 func (l *fakeLog) Behind(_ context.Context, sightings []events.Sighting) (behind []events.Head, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -32,6 +32,7 @@ type Registry interface {
 	Attach(ctx context.Context, sessions ...events.Session) (map[string]events.Position, error)
 	Detach(ctx context.Context, sessionIDs ...string) error
 	Attached(ctx context.Context, replicaID string) ([]string, error)
+	Owed(ctx context.Context, replicaID string) (map[string]events.Position, error)
 	Behind(ctx context.Context, sightings []events.Sighting) ([]events.Head, error)
 	Leave(ctx context.Context, replicaID string) error
 }
@@ -48,7 +49,7 @@ type Config struct {
 	// OnPeers, if set, is told how many other replicas are alive.
 	OnPeers func(int)
 
-	SweepEvery     time.Duration // 0 turns the sweep off
+	SweepEvery     time.Duration // between looks at the owed lanes, and a fifth of those at all; 0 turns both off
 	PingEvery      time.Duration // how long a connection may be silent before it is pinged
 	PongTimeout    time.Duration // how long the answer to a ping may take
 	AckTimeout     time.Duration // how long a client that was sent messages may confirm nothing

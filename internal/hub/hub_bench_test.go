@@ -28,6 +28,10 @@ func (*instantLog) Attach(context.Context, ...events.Session) (map[string]events
 }
 func (*instantLog) Detach(context.Context, ...string) error            { return nil }
 func (*instantLog) Attached(context.Context, string) ([]string, error) { return nil, nil }
+func (*instantLog) Owed(context.Context, string) (map[string]events.Position, error) {
+	return nil, nil
+}
+
 func (*instantLog) Behind(context.Context, []events.Sighting) ([]events.Head, error) {
 	return nil, nil
 }

@@ -117,13 +117,18 @@ func TestBusySessionReachesItsMaximumAge(t *testing.T) {
 func TestSweepFindsWhatWasMissed(t *testing.T) {
 	inBubble(t, func(cfg *hub.Config) { cfg.SweepEvery = 2 * time.Second }, func(t *testing.T, b *bubble) {
 		first, second := b.connect("al", confirming), b.connect("al", confirming)
-		idle := b.connect("bea", confirming)
+		idle, owed := b.connect("bea", confirming), b.connect("cid", confirming)
 		b.log.append("al", 3)
 		b.log.Ack("al", 3) // somebody else was quicker
+		b.log.append("cid", 3)
 		pass(2100 * time.Millisecond)
+		if through, _ := owed.last(); through != 3 {
+			t.Errorf("a lane that is owed, after a sweep: through %d", through)
+		}
+		pass(8 * time.Second)
 		for i, c := range []*fakeConn{first, second} {
 			if through, _ := c.last(); through != 3 {
-				t.Errorf("session %d: through %d", i, through)
+				t.Errorf("session %d, after five sweeps: through %d", i, through)
 			}
 		}
 		if through, _ := idle.last(); through != 0 {

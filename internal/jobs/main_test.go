@@ -37,6 +37,12 @@ func (c *core) Settle(ctx context.Context, user string) (events.Debt, error) {
 	return c.settle(ctx, user)
 }
 
+// StillOwed says what Settle would.
+func (c *core) StillOwed(ctx context.Context, user string) (events.Debt, bool, error) {
+	debt, err := c.Settle(ctx, user)
+	return debt, err == nil && debt.Lane == events.Owed, err
+}
+
 func (c *core) call(name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
