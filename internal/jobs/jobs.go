@@ -73,7 +73,7 @@ func New(cfg Config) (*Jobs, error) {
 		Queues: map[string]river.QueueConfig{
 			events.JobQueue: {MaxWorkers: deliverWorkers},
 			// No periodic job is due sooner than every 10 s: fetching for them as often
-			// as for deliveries was a third of what an idle replica cost Postgres.
+			// as for deliveries was a quarter of what an idle replica cost Postgres.
 			river.QueueDefault: {MaxWorkers: upkeepWorkers, FetchPollInterval: max(cfg.PollEvery, upkeepPoll)},
 		},
 		Workers:           workers,
