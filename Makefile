@@ -4,7 +4,7 @@ run: ## everything on this machine: private PostgreSQL, gateway, issuer, sample 
 	go run ./cmd/server -dev
 
 test: ## all tests, on a machine with no database running
-	go test -race -shuffle=on -p 3 -timeout 20m ./...
+	go test -race -shuffle=on -timeout 20m ./...
 
 lint: ## format, vet, staticcheck, tidy, known vulnerabilities
 	./.ci/lint
