@@ -15,7 +15,7 @@ build: ## the programs, into bin/
 bench: ## the table of speed bars, next to a floor in the same run (a quarter of an hour; BENCH_LONG=1: an hour)
 	go run ./cmd/bench bars -out deploy $(if $(BENCH_LONG),-long)
 
-compose-test: ## the stack of deploy/ on a Docker engine, under load (12 minutes; says SKIPPED where there can be none)
+compose-test: ## the stack of deploy/ on a Docker engine, under load (18 minutes; says SKIPPED where there can be none)
 	go run ./deploy/test
 
 help: ## this list

@@ -21,7 +21,9 @@ func modes() []mode {
 		{name: "latency", run: latency,
 			summary: "How long a message takes from the moment it was due to be posted to its client, at a fixed rate.",
 			example: "bench latency -rate 500 -duration 20s"},
-		{name: "idle", run: idle, defaults: func(o *options) { o.connections, o.duration, o.settle = 10_000, time.Minute, 10*time.Second },
+		// Alone for longer than a round of autovacuum takes, and until the gateway has
+		// noticed that it is quiet and has given memory back.
+		{name: "idle", run: idle, defaults: func(o *options) { o.connections, o.duration, o.settle = 10_000, time.Minute, 90*time.Second },
 			summary: "What idle connections cost: memory, goroutines, CPU and write-ahead log, next to the same server without any.",
 			example: "bench idle -connections 5000"},
 		{name: "drain", run: drain,

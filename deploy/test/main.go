@@ -3,7 +3,7 @@
 // one of its own and stops it again; where neither is to be had it says SKIPPED and
 // why, with exit code 0. Exit code 1: something that must hold did not.
 //
-//	go run ./deploy/test             everything, about twelve minutes
+//	go run ./deploy/test             everything, about eighteen minutes
 //	go run ./deploy/test -keep       leave the stack up at the end, to look at it
 //	go run ./deploy/test -run load   only steps whose name matches, and what they need
 //
