@@ -13,7 +13,7 @@ const memoryEvery = 30 * time.Second
 // memory gives back to the system what a replica that has become quiet does not
 // use. Go keeps as much again as the heap and the stacks hold, for the next
 // collection; while 10,000 connections are silent that is a third of what they cost
-// (16 KiB each instead of 11), and the collection is minutes away.
+// (16 KiB each instead of 11 to 14), and the collection is minutes away.
 type memory struct {
 	allocated uint64 // in all, when last looked
 	returned  uint64 // in all, when memory was last given back
