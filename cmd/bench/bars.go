@@ -15,7 +15,7 @@ import (
 const barsUsage = `Measure what the project promises about speed, next to the floor in turns, and
 print each bar: figure, ratio to the floor, target, met or not.
 
-  bench bars                        bars 1 to 7, about a quarter of an hour
+  bench bars                        bars 1 to 7, about 17 minutes
   bench bars -long                  bar 8 too, about an hour in all
   bench bars -only drain,storm      only some of the runs
   bench bars -only scale            only users, replicas, events and cores of bar 8
