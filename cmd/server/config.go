@@ -119,7 +119,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 
 	fs.DurationVar(&c.deliverDelay, "deliver-delay", 10*time.Second, "how long after an append its delivery job looks; 0 delivers by jobs alone if need be")
 	fs.DurationVar(&c.jobPoll, "job-poll", 500*time.Millisecond, "how often due jobs are looked for")
-	fs.DurationVar(&c.sweep, "sweep", 2*time.Second, "how often sessions with something pending are compared with the log, and every fifth time all; 0 turns it off")
+	fs.DurationVar(&c.sweep, "sweep", 10*time.Second, "how often all sessions are compared with the log, and users with something pending five times as often; 0 turns it off")
 	fs.DurationVar(&c.lease, "lease", 12*time.Second, "how long a silent replica is taken for alive")
 	fs.DurationVar(&c.ackTimeout, "ack-timeout", 30*time.Second, "how long a client may take to acknowledge a message")
 	fs.DurationVar(&c.ping, "ping", 30*time.Second, "how long a connection may be silent before it is pinged")

@@ -6,6 +6,7 @@
 //	go run ./deploy/test             everything, about eighteen minutes
 //	go run ./deploy/test -keep       leave the stack up at the end, to look at it
 //	go run ./deploy/test -run load   only steps whose name matches, and what they need
+//	go run ./deploy/test -skip image all but steps whose name matches
 //
 // What is shown: the stack comes up from nothing with one command; the seed's seven
 // steps work with msg on this machine and in a container; under load (two hundred
@@ -52,6 +53,7 @@ func also(err *error, cleanUp func() error) {
 type options struct {
 	keep    bool
 	only    *regexp.Regexp
+	skip    *regexp.Regexp
 	users   int
 	devices int
 	rate    int
@@ -68,8 +70,9 @@ func main() {
 	flag.IntVar(&o.rate, "rate", 200, "messages a second")
 	flag.DurationVar(&o.phase, "phase", 10*time.Second, "how long a phase lasts at least")
 	only := flag.String("run", "", "only the steps whose name this regular `expression` matches")
+	not := flag.String("skip", "^$", "no steps whose name this regular `expression` matches, but for build and up")
 	flag.Parse()
-	o.only = regexp.MustCompile(*only)
+	o.only, o.skip = regexp.MustCompile(*only), regexp.MustCompile(*not)
 	started := time.Now()
 	switch err := run(ctx, o).(type) {
 	case nil:
@@ -153,7 +156,7 @@ func (t *test) all() error {
 			break
 		}
 		needed := step.name == "build" || step.name == "up"
-		if !needed && !t.only.MatchString(step.name) {
+		if !needed && (!t.only.MatchString(step.name) || t.skip.MatchString(step.name)) {
 			continue
 		}
 		began := time.Now()

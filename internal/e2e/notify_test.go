@@ -14,7 +14,7 @@ import (
 func TestOnlyNotify(t *testing.T) {
 	parallel(t)
 	w := newWorld(t, testdb.New(t).URL)
-	slow := []string{"-sweep", "1m", "-deliver-delay", "1m"}
+	slow := []string{"-sweep", "5m", "-deliver-delay", "1m"}
 	b := w.server(slow...)
 	a := w.server(slow...) // the later one: it knows of the other from its start
 	c := w.connect(b, "ann")

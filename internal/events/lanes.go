@@ -149,8 +149,8 @@ ORDER BY e.seq LIMIT 1`
 
 // StillOwed reports whether a lane has to stay as it is, owed, because something is
 // pending for a user who is connected. That changes nothing, so it needs no lock
-// and no commit on disk: it costs a fifth of Settle, which comes to the same, and
-// decides when the answer is no.
+// and no commit on disk: half of what Settle's statements cost, without its wait for
+// the disk. When the answer is no, Settle decides.
 func (l *Log) StillOwed(ctx context.Context, userID string) (debt Debt, owed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()

@@ -4,8 +4,8 @@
 //
 // Each session is sent its user's events in order, without a hole that was not
 // announced as a gap (I4), and whatever is lost on the way (a wake, a
-// notification, an ack) it is served within the sweep period, or five of them if
-// another session of the user has confirmed everything meanwhile (I6).
+// notification, an ack) it is served within the sweep period (I6), and within a
+// fifth of it while its lane is owed.
 //
 // # One loop
 //
@@ -26,9 +26,9 @@
 //
 // A wake says that a stream has grown. It may be lost, doubled or merged. On the
 // replica that committed it is a function call; the other replicas are told by
-// NOTIFY (Fanout). Every few seconds the sweep compares the positions of the
-// sessions whose lane is owed with the log, and every fifth time those of all, in
-// one statement each.
+// NOTIFY (Fanout). Every few seconds the sweep compares the positions of sessions
+// with the log, in one statement: those whose lane is owed, and every fifth time all,
+// for a lane that one session has confirmed owes nothing to another that was missed.
 //
 // # Authority
 //

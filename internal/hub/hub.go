@@ -49,7 +49,7 @@ type Config struct {
 	// OnPeers, if set, is told how many other replicas are alive.
 	OnPeers func(int)
 
-	SweepEvery     time.Duration // between looks at the owed lanes, and a fifth of those at all; 0 turns both off
+	SweepEvery     time.Duration // in which all sessions are looked at once, and owed lanes more often; 0 turns the sweep off
 	PingEvery      time.Duration // how long a connection may be silent before it is pinged
 	PongTimeout    time.Duration // how long the answer to a ping may take
 	AckTimeout     time.Duration // how long a client that was sent messages may confirm nothing

@@ -121,14 +121,14 @@ func TestSweepFindsWhatWasMissed(t *testing.T) {
 		b.log.append("al", 3)
 		b.log.Ack("al", 3) // somebody else was quicker
 		b.log.append("cid", 3)
-		pass(2100 * time.Millisecond)
+		pass(500 * time.Millisecond)
 		if through, _ := owed.last(); through != 3 {
-			t.Errorf("a lane that is owed, after a sweep: through %d", through)
+			t.Errorf("a lane that is owed, after a fifth of the period: through %d", through)
 		}
-		pass(8 * time.Second)
+		pass(1600 * time.Millisecond)
 		for i, c := range []*fakeConn{first, second} {
 			if through, _ := c.last(); through != 3 {
-				t.Errorf("session %d, after five sweeps: through %d", i, through)
+				t.Errorf("session %d: through %d", i, through)
 			}
 		}
 		if through, _ := idle.last(); through != 0 {
@@ -142,11 +142,12 @@ func TestSweepFindsWhatWasMissed(t *testing.T) {
 func TestLostAckIsHandedInAgain(t *testing.T) {
 	for name, notice := range map[string]func(*bubble){
 		"by the sweep": func(b *bubble) { pass(3 * time.Second) },
+		"while owed":   func(b *bubble) { pass(500 * time.Millisecond) }, // a fifth of it
 		"by a job":     func(b *bubble) { b.Wake(hub.FromJob, []events.Head{{UserID: "al"}}) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(cfg *hub.Config) {
-				if name == "by the sweep" {
+				if name != "by a job" {
 					cfg.SweepEvery = 2 * time.Second
 				}
 			}, func(t *testing.T, b *bubble) {

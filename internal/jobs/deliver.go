@@ -88,7 +88,7 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error
 
 // look settles the user's lane if it can. A job that looks again could not the last
 // time, and mostly cannot now: while 5,000 clients came back from a dead replica,
-// such looks were half of what Postgres did.
+// such looks were a quarter of what Postgres did.
 func (w *deliverWorker) look(ctx context.Context, userID string, again bool) (events.Debt, error) {
 	if again {
 		if debt, owed, err := w.lanes.StillOwed(ctx, userID); err != nil || owed {

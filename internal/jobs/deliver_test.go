@@ -69,6 +69,48 @@ func TestSnoozesGrowToFiveSecondsAndStayAvailable(t *testing.T) {
 	}
 }
 
+// A job that looks again leaves the lane alone as long as it would stay owed: it
+// would only lock it, and wait for the disk. The first look is Settle's, for most
+// lanes can be settled then; and so is the one that finds that the lane can.
+func TestJobThatLooksAgainSettlesOnlyWhatItCan(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	owed := events.Debt{Lane: events.Owed, PendingFor: time.Minute}
+	c := &core{
+		settle: func(context.Context, string) (events.Debt, error) { return events.Debt{Lane: events.Idle}, nil },
+		still: func(user string) (events.Debt, bool, error) {
+			switch user {
+			case "owed":
+				return owed, true, nil
+			case "unknown":
+				return events.Debt{}, false, events.ErrUnavailable
+			}
+			return events.Debt{}, false, nil
+		},
+	}
+	first, settled := insert(t, db, "first", `{}`), insert(t, db, "settled", `{"snoozes": 3}`)
+	stillOwed, unknown := insert(t, db, "owed", `{"snoozes": 3}`), insert(t, db, "unknown", `{"snoozes": 3}`)
+	stop := work(t, db, c)
+	until(t, "all were looked at", func() bool {
+		return look(t, db, first).State == "completed" && look(t, db, settled).State == "completed" &&
+			look(t, db, stillOwed).Snoozes > 3 && look(t, db, unknown).Attempt > 0
+	})
+	stop()
+	for call, want := range map[string]bool{
+		"look first": false, "settle first": true,
+		"look settled": true, "settle settled": true,
+		"look owed": true, "settle owed": false,
+		"look unknown": true, "settle unknown": false,
+	} {
+		if c.called(call) != want {
+			t.Errorf("%s: %v", call, !want)
+		}
+	}
+	if c.wakes() == 0 {
+		t.Error("who is still owed was not woken")
+	}
+}
+
 // A user under traffic always has something on its way. While the oldest of it is
 // younger than the delay, its own wake delivers it: the job does not wake, and
 // comes again when it is due.

@@ -117,7 +117,7 @@ func speed() []panel {
 	return []panel{
 		{
 			kind: heatmap, title: "Append to write", unit: "s",
-			about:   "How long messages took from their commit to the write to a connection, for users who were connected. A second band around the sweep's period (2 s) is wakes that were lost.",
+			about:   "How long messages took from their commit to the write to a connection, for users who were connected. A second band at 2 s is wakes that were lost, found by the sweep.",
 			queries: []query{{`sum by (le) (increase(restante_append_to_write_seconds_bucket{instance=~"$replica"}[$__rate_interval]))`, "{{le}}"}},
 		},
 		{
