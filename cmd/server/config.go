@@ -24,6 +24,7 @@ type config struct {
 	waitForDB       bool
 	durableMax      int
 	relaxedMax      int
+	jobsMax         int
 
 	oidcIssuer        string
 	oidcAudience      string
@@ -99,7 +100,8 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.databaseURLFile, "database-url-file", "", "`file` with that URL, for it carries a password (environment: DATABASE_URL_FILE)")
 	fs.BoolVar(&c.waitForDB, "wait-for-db", false, "at start, wait for Postgres and for its schema instead of giving up")
 	fs.IntVar(&c.durableMax, "db-durable-conns", 4, "connections for appends and reads")
-	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else (three more are held outside the pools)")
+	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else")
+	fs.IntVar(&c.jobsMax, "db-jobs-conns", 3, "connections for River (three more are held outside the pools)")
 
 	fs.StringVar(&c.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer whose ID tokens users present")
 	fs.StringVar(&c.oidcAudience, "oidc-audience", "restante", "`audience` (client id) of those tokens; several separated by commas")
@@ -243,7 +245,7 @@ func (c *config) validate() error {
 		value int
 		least int
 	}{
-		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"max-message-bytes", c.maxMessageBytes, 1},
+		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
 		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
 	} {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)

@@ -35,15 +35,15 @@ type replica struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 
-	durable, relaxed *pgxpool.Pool
-	log              *events.Log
-	hub              *hub.Hub
-	heart            *hub.Heart
-	fanout           *hub.Fanout
-	jobs             *jobs.Jobs
-	keyring          *tokens.Keyring
-	sockets          *ws.Handler
-	api              *api.API
+	durable, relaxed, river *pgxpool.Pool
+	log                     *events.Log
+	hub                     *hub.Hub
+	heart                   *hub.Heart
+	fanout                  *hub.Fanout
+	jobs                    *jobs.Jobs
+	keyring                 *tokens.Keyring
+	sockets                 *ws.Handler
+	api                     *api.API
 
 	draining atomic.Bool // /readyz says so
 }
@@ -94,10 +94,17 @@ func (r *replica) openPools(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	river, err := database.JobsConfig(r.cfg.databaseURL, r.cfg.jobsMax)
+	if err != nil {
+		return err
+	}
 	if r.durable, err = database.Open(ctx, durable); err != nil {
 		return err
 	}
-	r.relaxed, err = database.Open(ctx, relaxed)
+	if r.relaxed, err = database.Open(ctx, relaxed); err != nil {
+		return err
+	}
+	r.river, err = database.Open(ctx, river)
 	return err
 }
 
@@ -162,7 +169,7 @@ func (r *replica) wire(ctx context.Context) error {
 		return err
 	}
 	r.registry.MustRegister(r.log.CensusCollector(),
-		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed),
+		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed), database.NewPoolCollector("jobs", r.river),
 		database.NewPostgresCollector(r.relaxed))
 
 	r.heart = hub.NewHeart(r.id, cfg.listen, connect, r.log.Heartbeat)
@@ -183,7 +190,7 @@ func (r *replica) wire(ctx context.Context) error {
 
 	single := tokens.New(r.relaxed, r.keyring, tokens.Config{TTL: cfg.tokenTTL}, r.registry)
 	r.jobs, err = jobs.New(jobs.Config{
-		Pool: r.relaxed, ReplicaID: r.id,
+		Pool: r.river, ReplicaID: r.id,
 		Lanes: r.log, Log: r.log, Tokens: single,
 		Wake: func(userID string) {
 			look := []events.Head{{UserID: userID}}
@@ -239,7 +246,7 @@ func (r *replica) close() {
 	if r.heart != nil {
 		r.heart.Stop()
 	}
-	for _, pool := range []*pgxpool.Pool{r.durable, r.relaxed} {
+	for _, pool := range []*pgxpool.Pool{r.durable, r.relaxed, r.river} {
 		if pool != nil {
 			pool.Close()
 		}

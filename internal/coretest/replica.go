@@ -59,6 +59,7 @@ type Replica struct {
 	Heart            *hub.Heart
 	Jobs             *jobs.Jobs
 	Durable, Relaxed *pgxpool.Pool
+	River            *pgxpool.Pool
 	Metrics          *prometheus.Registry
 
 	network *network
@@ -90,6 +91,9 @@ func start(ctx context.Context, o Options) (*Replica, error) {
 		return nil, err
 	}
 	if r.Relaxed, err = r.pool(ctx, o.URL, database.RelaxedConfig); err != nil {
+		return nil, err
+	}
+	if r.River, err = r.pool(ctx, o.URL, database.JobsConfig); err != nil {
 		return nil, err
 	}
 	signals, err := database.SignalConfig(o.URL)
@@ -181,7 +185,7 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 		Logger: o.Logger, Metrics: r.Metrics,
 	})
 	r.Jobs, err = jobs.New(jobs.Config{
-		Pool: r.Relaxed, ReplicaID: r.ID, Lanes: r.Log, Log: r.Log, Tokens: noTokens{},
+		Pool: r.River, ReplicaID: r.ID, Lanes: r.Log, Log: r.Log, Tokens: noTokens{},
 		Wake: func(userID string) {
 			look := []events.Head{{UserID: userID}}
 			r.Hub.Wake(hub.FromJob, look)
@@ -227,6 +231,7 @@ func (r *Replica) Stop(t testing.TB) {
 	r.Heart.Stop()
 	r.Durable.Close()
 	r.Relaxed.Close()
+	r.River.Close()
 }
 
 // Kill ends the replica as a crash would: its connections break in the middle of
@@ -243,6 +248,7 @@ func (r *Replica) Kill() {
 	r.Heart.Stop()
 	r.Durable.Close()
 	r.Relaxed.Close()
+	r.River.Close()
 }
 
 // network is the way to Postgres, until it is cut.

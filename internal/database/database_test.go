@@ -52,8 +52,9 @@ func TestSettingsOfEachKind(t *testing.T) {
 		want map[string]string
 	}{
 		{"restante", pool(t, database.DurableConfig, url), map[string]string{"enable_seqscan": "off", "enable_bitmapscan": "off", "plan_cache_mode": "auto"}},
-		{"restante relaxed", pool(t, database.RelaxedConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan", "enable_seqscan": "on"}},
-		{"restante signals", signal, map[string]string{"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan"}},
+		{"restante relaxed", pool(t, database.RelaxedConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "auto", "enable_seqscan": "off", "enable_bitmapscan": "off"}},
+		{"restante jobs", pool(t, database.JobsConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan", "enable_seqscan": "on"}},
+		{"restante signals", signal, map[string]string{"synchronous_commit": "off", "plan_cache_mode": "auto"}},
 	} {
 		kind.want["application_name"] = kind.name
 		for setting, value := range common {
@@ -148,8 +149,9 @@ func TestUnreadableURLIsRefused(t *testing.T) {
 	const bad = "postgres://user:secret@host:notaport/db"
 	_, durable := database.DurableConfig(bad, 1)
 	_, relaxed := database.RelaxedConfig(bad, 1)
+	_, jobs := database.JobsConfig(bad, 1)
 	_, signal := database.SignalConfig(bad)
-	for _, err := range []error{durable, relaxed, signal} {
+	for _, err := range []error{durable, relaxed, jobs, signal} {
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("error: %v", err)
 		}

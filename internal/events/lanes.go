@@ -124,6 +124,7 @@ type Debt struct {
 	Lane       Lane          // Idle and Parked end the job
 	Duplicate  bool          // the lane was not owed when the job looked: another one served it
 	PendingFor time.Duration // how long ago, by Postgres's clock, the oldest pending event was appended
+	Busy       bool          // nothing is pending, but the next event is to be expected soon
 }
 
 const (
@@ -135,28 +136,39 @@ WHERE user_id = $1 AND lane = 1 AND (acked >= head OR NOT EXISTS (
 	WHERE x.user_id = $1 AND r.heartbeat_at > now() - $2::interval))
 RETURNING lane`
 
-	pendingForSQL = `
-SELECT clock_timestamp() - e.created_at FROM streams s JOIN events e ON e.user_id = s.user_id AND e.seq > s.acked
-WHERE s.user_id = $1 ORDER BY e.seq LIMIT 1`
+	// oldestPendingSQL reads one event. As a join of s and events with LIMIT 1, which
+	// says the same, Postgres reads all that the user ever got: 7 ms for 4,000, which
+	// at 100 busy users was a seventh of a core.
+	oldestPendingSQL = `(SELECT clock_timestamp() - e.created_at FROM events e
+	WHERE e.user_id = s.user_id AND e.seq > s.acked ORDER BY e.seq LIMIT 1)`
+
+	pendingForSQL = `SELECT ` + oldestPendingSQL + ` FROM streams s WHERE user_id = $1`
+
+	stillOwedSQL = `
+SELECT head > acked, coalesce(` + oldestPendingSQL + `, '0'),
+	coalesce((SELECT clock_timestamp() - e.created_at < $3::interval FROM events e WHERE e.user_id = s.user_id AND e.seq = s.head), false)
+FROM streams s
+WHERE user_id = $1 AND lane = 1 AND EXISTS (
+	SELECT 1 FROM sessions x JOIN replicas r ON r.replica_id = x.replica_id
+	WHERE x.user_id = $1 AND r.heartbeat_at > now() - $2::interval)`
 )
 
-const stillOwedSQL = `
-SELECT clock_timestamp() - e.created_at FROM streams s JOIN events e ON e.user_id = s.user_id AND e.seq > s.acked
-WHERE s.user_id = $1 AND s.lane = 1 AND EXISTS (
-	SELECT 1 FROM sessions x JOIN replicas r ON r.replica_id = x.replica_id
-	WHERE x.user_id = $1 AND r.heartbeat_at > now() - $2::interval)
-ORDER BY e.seq LIMIT 1`
-
-// StillOwed reports whether a lane has to stay as it is, owed, because something is
-// pending for a user who is connected. That changes nothing, so it needs no lock
-// and no commit on disk: half of what Settle's statements cost, without its wait for
-// the disk. When the answer is no, Settle decides.
+// StillOwed reports whether a lane should stay as it is, owed, for a user who is
+// connected: because something is pending, or because the lane is busy: its newest
+// event is younger than the delivery delay. Were a busy lane made idle, the next
+// event would turn it and bring another job: of 10,000 users with a message a
+// second, that was a third of what a message cost Postgres.
+//
+// A look changes nothing, so it needs no lock and no commit on disk. When the answer
+// is no, Settle decides.
 func (l *Log) StillOwed(ctx context.Context, userID string) (debt Debt, owed bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
+	var pending bool
 	debt.Lane = Owed
-	err = l.cfg.Relaxed.QueryRow(ctx, stillOwedSQL, userID, l.cfg.Lease).Scan(&debt.PendingFor)
-	if errors.Is(err, pgx.ErrNoRows) {
+	err = l.cfg.Relaxed.QueryRow(ctx, stillOwedSQL, userID, l.cfg.Lease, l.cfg.DeliverDelay).Scan(&pending, &debt.PendingFor, &debt.Busy)
+	debt.Busy = debt.Busy && !pending
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !pending && !debt.Busy {
 		return Debt{}, false, nil
 	}
 	return debt, err == nil, unavailable("look at lane", err)
@@ -202,8 +214,12 @@ func readDebt(results pgx.BatchResults) (debt Debt, err error) {
 	if err := results.QueryRow().Scan(&debt.Lane); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return debt, err
 	}
-	if err := results.QueryRow().Scan(&debt.PendingFor); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	var pendingFor *time.Duration
+	if err := results.QueryRow().Scan(&pendingFor); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return debt, err
+	}
+	if pendingFor != nil {
+		debt.PendingFor = *pendingFor
 	}
 	return debt, nil
 }

@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"restante/internal/database"
 	"restante/internal/events"
+	"restante/internal/testdb"
 )
 
 // beat gives a replica a lease, as its heartbeat would.
@@ -185,7 +187,7 @@ func TestStillOwedIsWhatSettleLeaves(t *testing.T) {
 	still := func(user string) bool {
 		t.Helper()
 		debt, owed, err := log.StillOwed(t.Context(), user)
-		if err != nil || owed && (debt.Lane != events.Owed || debt.PendingFor <= 0 || debt.PendingFor > time.Minute) {
+		if err != nil || owed && (debt.Lane != events.Owed || debt.Busy == (debt.PendingFor > 0) || debt.PendingFor > time.Minute) {
 			t.Fatalf("%s: %+v, %v", user, debt, err)
 		}
 		return owed
@@ -209,8 +211,59 @@ func TestStillOwedIsWhatSettleLeaves(t *testing.T) {
 	}
 	log.exec(t, `UPDATE streams SET lane = 1`)
 	log.confirm(t, "al", 1)
+	if !still("al") {
+		t.Error("nothing is pending, but the last event came just now: the lane is busy")
+	}
+	log.exec(t, `UPDATE events SET created_at = created_at - interval '10 seconds'`)
 	if still("al") {
-		t.Error("nothing is pending: the lane has to become idle")
+		t.Error("nothing came for the delivery delay: the lane has to become idle")
+	}
+}
+
+// The counter-example: the oldest pending event, asked for in a join with LIMIT 1,
+// costs a read of every event that the user has had within the retention.
+func TestLookDoesNotReadWhatWasDelivered(t *testing.T) {
+	t.Parallel()
+	url := testdb.New(t).URL
+	one, err := database.RelaxedConfig(url, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := database.Open(t.Context(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	log := startLogOn(t, url, func(c *events.Config) { c.Relaxed = conn })
+	log.beat(t, "one")
+	log.post(t, "al", "x")
+	log.attach(t, "s1", "al")
+	log.exec(t, `INSERT INTO events (user_id, seq, payload, publisher, expires_at)
+		SELECT 'al', i, '1', 'p', now() + interval '1 hour' FROM generate_series(2, 20001) i`)
+	log.exec(t, `UPDATE streams SET head = 20001, acked = 20000`)
+	log.exec(t, `ANALYZE events, streams`)
+	// The connection's own count of the events it has read.
+	read := func() (rows int64) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), `SELECT pg_stat_force_next_flush()`); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.QueryRow(t.Context(), `SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'events'`).Scan(&rows); err != nil {
+			t.Fatal(err)
+		}
+		return rows
+	}
+	before := read()
+	for range 10 { // the plan is made for good after the fifth
+		if debt, owed, err := log.StillOwed(t.Context(), "al"); err != nil || !owed || debt.PendingFor <= 0 {
+			t.Fatalf("%+v, %v, %v", debt, owed, err)
+		}
+		if debt := log.settle(t, "al"); debt.Lane != events.Owed || debt.PendingFor <= 0 {
+			t.Fatalf("%+v", debt)
+		}
+	}
+	if rows := read() - before; rows < 20 || rows > 100 {
+		t.Errorf("%d events read in 20 looks", rows)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 type Lanes interface {
 	// Settle turns an owed lane to idle or parked if it can, and says what it is.
 	Settle(ctx context.Context, userID string) (events.Debt, error)
-	// StillOwed says, much cheaper, that Settle would leave the lane owed.
+	// StillOwed says, much cheaper, that the lane should stay owed.
 	StillOwed(ctx context.Context, userID string) (events.Debt, bool, error)
 }
 
@@ -33,6 +33,11 @@ func (Deliver) Kind() string { return events.JobKind }
 // snooze would wait for River's leader as well.
 const snoozeMax = 5 * time.Second
 
+// busyDelays is how many delivery delays a busy lane is left alone: its wakes
+// deliver. A user under traffic costs one look in all that time instead of a job
+// per delay. It does not matter that River's leader is late for such a look.
+const busyDelays = 6
+
 type deliverWorker struct {
 	river.WorkerDefaults[Deliver]
 	lanes    Lanes
@@ -46,11 +51,11 @@ func newDeliverWorker(cfg Config) *deliverWorker {
 		lanes: cfg.Lanes, wake: cfg.Wake, delay: cfg.DeliverDelay,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_delivery_jobs_total",
-			Help: "Runs of delivery jobs by outcome: idle (all delivered), parked (nobody connected), woken (sessions told, looks again), early (left to the wake, looks again), duplicate, error.",
+			Help: "Runs of delivery jobs by outcome: idle (all delivered), parked (nobody connected), woken (sessions told, looks again), early (left to the wake, looks again), busy (all delivered, more to come, looks again), duplicate, error.",
 		}, []string{"outcome"}),
 	}
 	cfg.Metrics.MustRegister(w.outcomes)
-	for _, outcome := range []string{"idle", "parked", "woken", "early", "duplicate", "error"} {
+	for _, outcome := range []string{"idle", "parked", "woken", "early", "busy", "duplicate", "error"} {
 		w.outcomes.WithLabelValues(outcome)
 	}
 	return w
@@ -59,7 +64,7 @@ func newDeliverWorker(cfg Config) *deliverWorker {
 // Work settles the user's lane, or wakes the user's sessions and looks again.
 func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error {
 	snoozes := snoozesOf(job.Metadata)
-	debt, err := w.look(ctx, job.Args.UserID, snoozes > 0)
+	debt, err := w.look(ctx, job.Args.UserID)
 	switch {
 	case err != nil:
 		w.outcomes.WithLabelValues("error").Inc()
@@ -73,6 +78,9 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error
 	case debt.Lane == events.Parked:
 		w.outcomes.WithLabelValues("parked").Inc()
 		return nil
+	case debt.Busy:
+		w.outcomes.WithLabelValues("busy").Inc()
+		return river.JobSnooze(busyDelays * w.delay)
 	}
 	if young := w.delay - debt.PendingFor; debt.PendingFor > 0 && young > 0 {
 		// Under traffic some message is always on its way: its wake, not this job,
@@ -86,14 +94,12 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error
 	return river.JobSnooze(min(time.Second<<min(snoozes, 10), snoozeMax))
 }
 
-// look settles the user's lane if it can. A job that looks again could not the last
-// time, and mostly cannot now: while 5,000 clients came back from a dead replica,
-// such looks were a quarter of what Postgres did.
-func (w *deliverWorker) look(ctx context.Context, userID string, again bool) (events.Debt, error) {
-	if again {
-		if debt, owed, err := w.lanes.StillOwed(ctx, userID); err != nil || owed {
-			return debt, err
-		}
+// look settles the user's lane if it can. Mostly it cannot while its user is under
+// traffic, or has just come back: while 5,000 clients came back from a dead replica,
+// vain attempts to settle were a quarter of what Postgres did.
+func (w *deliverWorker) look(ctx context.Context, userID string) (events.Debt, error) {
+	if debt, owed, err := w.lanes.StillOwed(ctx, userID); err != nil || owed {
+		return debt, err
 	}
 	return w.lanes.Settle(ctx, userID)
 }

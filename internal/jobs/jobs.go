@@ -34,9 +34,8 @@ const (
 
 // Config is what the jobs need; every field is required.
 type Config struct {
-	// Pool runs with synchronous_commit=off (losing a job's last state change only
-	// runs it again) and plan_cache_mode=force_custom_plan (River's fetch is slow
-	// under a plan made while its table was empty).
+	// Pool is River's, of database.JobsConfig: with synchronous_commit=off, for losing
+	// a job's last state change only runs it again.
 	Pool      *pgxpool.Pool
 	ReplicaID string // names the worker of a running job, so that the reaper finds it
 
