@@ -8,7 +8,7 @@ import (
 )
 
 // memoryEvery is how often it is looked whether memory can be given back.
-const memoryEvery = 30 * time.Second
+const memoryEvery = 10 * time.Second
 
 // memory gives back to the system what a replica that has become quiet does not
 // use. Go keeps as much again as the heap and the stacks hold, for the next
@@ -42,7 +42,7 @@ func (m *memory) run(ctx context.Context) error {
 func (m *memory) spare(allocated, inUse uint64) bool {
 	lately := allocated - m.allocated
 	m.allocated = allocated
-	if lately > inUse/4 || allocated-m.returned < inUse/4 {
+	if lately > inUse/8 || allocated-m.returned < inUse/16 {
 		return false
 	}
 	m.returned = allocated

@@ -17,13 +17,13 @@ func TestMemoryIsGivenBackWhenQuiet(t *testing.T) {
 		spare         bool
 	}{
 		{100, 100, false}, // clients are connecting
-		{20, 100, true},   // quiet
-		{10, 50, false},   // hardly anything since
+		{12, 100, true},   // quiet
+		{1, 50, false},    // hardly anything since
 		{1, 50, false},
-		{2, 50, true},    // a quarter of it, in the end
+		{1, 50, true},    // a sixteenth of it, in the end
 		{30, 50, false},  // messages
 		{300, 80, false}, // more of them
-		{20, 80, true},   // quiet again
+		{10, 80, true},   // quiet again
 	} {
 		allocated += look.lately
 		if got := m.spare(allocated, look.inUse); got != look.spare {

@@ -145,19 +145,22 @@ RETURNING lane`
 	pendingForSQL = `SELECT ` + oldestPendingSQL + ` FROM streams s WHERE user_id = $1`
 
 	stillOwedSQL = `
-SELECT head > acked, coalesce(` + oldestPendingSQL + `, '0'),
-	coalesce((SELECT clock_timestamp() - e.created_at < $3::interval FROM events e WHERE e.user_id = s.user_id AND e.seq = s.head), false)
+SELECT head > acked, coalesce(` + oldestPendingSQL + `, '0'), head > armed AND coalesce(
+	(SELECT e.created_at > now() - $3::interval FROM events e WHERE e.user_id = s.user_id AND e.seq = s.head), false)
 FROM streams s
 WHERE user_id = $1 AND lane = 1 AND EXISTS (
 	SELECT 1 FROM sessions x JOIN replicas r ON r.replica_id = x.replica_id
 	WHERE x.user_id = $1 AND r.heartbeat_at > now() - $2::interval)`
 )
 
+// BusyDelays is how many delivery delays without an event end a busy lane.
+const BusyDelays = 6
+
 // StillOwed reports whether a lane should stay as it is, owed, for a user who is
-// connected: because something is pending, or because the lane is busy: its newest
-// event is younger than the delivery delay. Were a busy lane made idle, the next
-// event would turn it and bring another job: of 10,000 users with a message a
-// second, that was a third of what a message cost Postgres.
+// connected: because something is pending, or because the lane is busy: more than
+// one event has come since it was turned, and the last one not long ago. Were a busy
+// lane made idle, the next event would turn it and bring another job: with 10,000
+// users who got a message a second, that was a third of what a message cost Postgres.
 //
 // A look changes nothing, so it needs no lock and no commit on disk. When the answer
 // is no, Settle decides.
@@ -166,7 +169,7 @@ func (l *Log) StillOwed(ctx context.Context, userID string) (debt Debt, owed boo
 	defer cancel()
 	var pending bool
 	debt.Lane = Owed
-	err = l.cfg.Relaxed.QueryRow(ctx, stillOwedSQL, userID, l.cfg.Lease, l.cfg.DeliverDelay).Scan(&pending, &debt.PendingFor, &debt.Busy)
+	err = l.cfg.Relaxed.QueryRow(ctx, stillOwedSQL, userID, l.cfg.Lease, BusyDelays*l.cfg.DeliverDelay).Scan(&pending, &debt.PendingFor, &debt.Busy)
 	debt.Busy = debt.Busy && !pending
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && !pending && !debt.Busy {
 		return Debt{}, false, nil

@@ -54,11 +54,10 @@ func (l *Log) Attached(ctx context.Context, replicaID string) ([]string, error) 
 
 const owedSQL = `
 SELECT s.user_id, s.acked, s.head FROM sessions x JOIN streams s ON s.user_id = x.user_id
-WHERE x.replica_id = $1 AND s.lane = 1`
+WHERE x.replica_id = $1 AND s.lane = 1 AND s.head > s.acked`
 
 // Owed returns where delivery stands for the users who are connected to a replica
-// and have a lane that is owed: everybody whom a lost wake may have left without a
-// pending event. It goes by the index of owed lanes, so sessions without traffic
+// and have something pending: everybody whom a lost wake may have left without it. It goes by the index of owed lanes, so sessions without traffic
 // cost it nothing.
 func (l *Log) Owed(ctx context.Context, replicaID string) (map[string]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)

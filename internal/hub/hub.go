@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -187,10 +188,13 @@ func (h *Hub) unregister(s *Session) {
 }
 
 // all returns the sessions of this moment.
-func (h *Hub) all() []*Session {
+func (h *Hub) all() []*Session { return h.appendAll(nil) }
+
+// appendAll appends all sessions to a list, for who asks often.
+func (h *Hub) appendAll(list []*Session) []*Session {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	list := make([]*Session, 0, len(h.sessions))
+	list = slices.Grow(list, len(h.sessions))
 	for _, s := range h.sessions {
 		list = append(list, s)
 	}

@@ -3,6 +3,7 @@ package hub_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -133,6 +134,25 @@ func TestSweepFindsWhatWasMissed(t *testing.T) {
 		}
 		if through, _ := idle.last(); through != 0 {
 			t.Errorf("another user's session: through %d", through)
+		}
+	})
+}
+
+// The log is asked for a thousand sessions at a time, and for all of them.
+func TestSweepComparesAllOfManySessions(t *testing.T) {
+	inBubble(t, func(cfg *hub.Config) { cfg.SweepEvery = 2 * time.Second }, func(t *testing.T, b *bubble) {
+		conns := map[string]*fakeConn{}
+		for i := range 2100 {
+			user := fmt.Sprint("user", i)
+			conns[user] = b.connect(user, confirming)
+			b.log.append(user, 1)
+			b.log.Ack(user, 1) // by somebody else: the lane is idle
+		}
+		pass(2100 * time.Millisecond)
+		for user, c := range conns {
+			if through, _ := c.last(); through != 1 {
+				t.Errorf("%s: through %d", user, through)
+			}
 		}
 	})
 }

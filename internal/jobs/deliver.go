@@ -33,11 +33,6 @@ func (Deliver) Kind() string { return events.JobKind }
 // snooze would wait for River's leader as well.
 const snoozeMax = 5 * time.Second
 
-// busyDelays is how many delivery delays a busy lane is left alone: its wakes
-// deliver. A user under traffic costs one look in all that time instead of a job
-// per delay. It does not matter that River's leader is late for such a look.
-const busyDelays = 6
-
 type deliverWorker struct {
 	river.WorkerDefaults[Deliver]
 	lanes    Lanes
@@ -80,7 +75,9 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error
 		return nil
 	case debt.Busy:
 		w.outcomes.WithLabelValues("busy").Inc()
-		return river.JobSnooze(busyDelays * w.delay)
+		// Its wakes deliver, so it does not matter that River's leader is late for this
+		// look. A user under traffic costs one in all that time, instead of a job a delay.
+		return river.JobSnooze(events.BusyDelays * w.delay)
 	}
 	if young := w.delay - debt.PendingFor; debt.PendingFor > 0 && young > 0 {
 		// Under traffic some message is always on its way: its wake, not this job,
