@@ -32,17 +32,40 @@ func TestMemoryIsGivenBackWhenQuiet(t *testing.T) {
 	}
 }
 
+// A small heap is collected less often than Go would, a large one more often; and
+// what moves only a little changes nothing.
+func TestCollectorFollowsTheHeap(t *testing.T) {
+	t.Parallel()
+	var m memory
+	for _, look := range []struct {
+		live    uint64
+		percent int
+		changed bool
+	}{
+		{0, 200, true}, {8 << 20, 200, false}, {20 << 20, 160, true}, {21 << 20, 140, true}, {22 << 20, 140, false},
+		{80 << 20, 60, true}, {1 << 30, 60, false}, {8 << 20, 200, true},
+	} {
+		if changed := m.tune(look.live); changed != look.changed || m.percent != look.percent {
+			t.Errorf("%d alive: %d %%, changed %v; want %d, %v", look.live, m.percent, changed, look.percent, look.changed)
+		}
+	}
+}
+
 // What is given back is really gone: the sum that decides counts no page that Go
 // has released.
 func TestReadHeapFollowsWhatIsReleased(t *testing.T) {
 	garbage := make([]byte, 64<<20)
-	allocated, before := readHeap()
-	if allocated < uint64(len(garbage)) || before < uint64(len(garbage)) {
-		t.Fatalf("%d allocated, %d in use", allocated, before)
+	before := readHeap()
+	if before.allocated < uint64(len(garbage)) || before.inUse < uint64(len(garbage)) {
+		t.Fatalf("%+v", before)
 	}
 	runtime.KeepAlive(garbage)
 	debug.FreeOSMemory()
-	if _, after := readHeap(); after > before-32<<20 {
-		t.Errorf("%d in use, %d before 64 MiB were given back", after, before)
+	after := readHeap()
+	if after.inUse > before.inUse-32<<20 {
+		t.Errorf("%d in use, %d before 64 MiB were given back", after.inUse, before.inUse)
+	}
+	if after.live == 0 || after.live > after.inUse {
+		t.Errorf("%+v", after)
 	}
 }
