@@ -95,7 +95,7 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.target, "target", o.target, "what to load: restante, or floor (the cheapest durable server, see bench floor -h)")
 	flags.IntVar(&o.publishers, "publishers", o.publishers, "connections that post, one request at a time each")
 	flags.IntVar(&o.users, "users", o.users, "users messages are posted to, each with one connected client")
-	flags.IntVar(&o.connected, "connected", o.connected, "throughput, batch, soak: only so many of the users have a client (0: all)")
+	flags.IntVar(&o.connected, "connected", o.connected, "throughput, batch, latency, soak: only so many of the users have a client (0: all)")
 	flags.IntVar(&o.size, "size", o.size, "bytes of a message")
 	flags.IntVar(&o.rate, "rate", o.rate, "latency, soak: messages per second over all publishers")
 	flags.IntVar(&o.group, "group", o.group, "batch: messages per POST")

@@ -57,7 +57,7 @@ func sampleResults() *results {
 			"offline": one("offline", func(f *figures) {
 				f.Offline = &offlined{Before: phase{Rate: 100, Memory: 100}, After: phase{Rate: 95, Memory: 120}, FetchJobs: 3}
 			}),
-			"100 users": used(50), "1000 users": used(60), "2 replicas": used(62), "10M events": used(60),
+			"3000/s 100 users": used(50), "3000/s 1000 users": used(60), "2 replicas": used(62), "3000/s": used(60), "3000/s 2 replicas": used(62), "10M events": used(60),
 			"soak": one("soak", func(f *figures) { f.Soak = samples }),
 		},
 	}
@@ -72,23 +72,23 @@ func TestJudge(t *testing.T) {
 		met[b.Number+" "+b.What] = b.Met
 	}
 	for what, want := range map[string]bool{
-		"1 one message per POST, 64 publishers":                                           true,
-		"1 one message per POST, 16 publishers":                                           false,
-		"2 100 messages per POST":                                                         true,
-		"3 POST to client at 500/s, p50":                                                  true,
-		"4 100 users come back to 1,000 messages each: until all are received":            true,
-		"4 a replica with 5 users dies: until 0 pending messages are delivered":           false,
-		"5 an idle connection of 1000: memory":                                            true,
-		"6 publish rate with 0 offline users, to that without":                            true,
-		"6 memory of the server with 0 offline users, to that without":                    false,
-		"7 1000 idle connections: write-ahead log they cause (900 in all)":                true,
-		"8 CPU per message, 100 to 1000 users, all of them connected: the largest change": false,
-		"8 CPU per message, 1 to 2 replicas on this machine: the largest change":          true,
-		"8 CPU per message, 0 to 10000000 events in the log: the largest change":          true,
-		"8 CPU per message over 0 minutes, last quarter to first":                         false,
-		"8 … tables and indexes, last quarter to second":                                  false,
-		"8 … dead rows at most (1000), last quarter to second":                            true,
-		"3 through another replica at 500/s, p50":                                         true,
+		"1 one message per POST, 64 publishers":                                                                true,
+		"1 one message per POST, 16 publishers":                                                                false,
+		"2 100 messages per POST":                                                                              true,
+		"3 POST to client at 500/s, p50":                                                                       true,
+		"4 100 users come back to 1,000 messages each: until all are received":                                 true,
+		"4 a replica with 5 users dies: until 0 pending messages are delivered":                                false,
+		"5 an idle connection of 1000: memory":                                                                 true,
+		"6 publish rate with 0 offline users, to that without":                                                 true,
+		"6 memory of the server with 0 offline users, to that without":                                         false,
+		"7 1000 idle connections: write-ahead log they cause (900 in all)":                                     true,
+		"8 CPU per message, 100 to 1000 users, all of them connected, at 3,000 messages/s: the largest change": false,
+		"8 CPU per message, 1 to 2 replicas on this machine, at 3,000 messages/s: the largest change":          true,
+		"8 CPU per message, 0 to 10000000 events in the log: the largest change":                               true,
+		"8 CPU per message over 0 minutes, last quarter to first":                                              false,
+		"8 … tables and indexes, last quarter to second":                                                       false,
+		"8 … dead rows at most (1000), last quarter to second":                                                 true,
+		"3 through another replica at 500/s, p50":                                                              true,
 	} {
 		if got, judged := met[what]; !judged || got != want {
 			t.Errorf("%q: met %v, judged %v; want %v", what, got, judged, want)

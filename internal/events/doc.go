@@ -29,6 +29,9 @@
 //	                   parked ─────────────────────────────▶ idle
 //	                            connect, nothing pending
 //
+// A busy lane, one whose user has had several events and the last of them not long
+// ago, stays owed for a minute or so though nothing is pending (StillOwed).
+//
 // Every transition happens under the lock of the stream's row, and whoever turns
 // a lane to owed inserts the delivery job in the same transaction. So, after any
 // commit:

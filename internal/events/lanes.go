@@ -44,15 +44,16 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 ON CONFLICT (session_id) DO NOTHING`
 
 	// attachSQL runs under the locks of lockSQL. It sets each lane to what it has
-	// to be while somebody is connected: owed if something is pending, and idle if
-	// not: a parked lane whose last event was confirmed late would otherwise stay
-	// parked, and appends to a parked lane insert no job. It adds a job only where
-	// the lane was not owed, or every reconnect would leave one more behind.
+	// to be while somebody is connected: owed if something is pending, and not parked
+	// if not: a parked lane whose last event was confirmed late would otherwise stay
+	// parked, and appends to a parked lane insert no job. It adds a job only where the
+	// lane was not owed, and leaves an owed one to the job it has, or every reconnect
+	// would leave one more behind.
 	attachSQL = `
 WITH old AS (SELECT user_id, lane, head, acked FROM streams WHERE user_id = ANY($1)),
 up AS (
 	UPDATE streams s SET lane = CASE WHEN old.head > old.acked THEN 1 ELSE 0 END
-	FROM old WHERE s.user_id = old.user_id AND old.lane <> CASE WHEN old.head > old.acked THEN 1 ELSE 0 END),
+	FROM old WHERE s.user_id = old.user_id AND (old.lane = 2 OR old.lane = 0 AND old.head > old.acked)),
 jobs AS (
 	INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at)
 	SELECT jsonb_build_object('user_id', user_id), '` + JobKind + `', '` + JobQueue + `', ` + jobMaxAttempts + `, now() + $2::interval

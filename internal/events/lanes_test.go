@@ -228,6 +228,28 @@ func TestStillOwedIsWhatSettleLeaves(t *testing.T) {
 	}
 }
 
+// The counter-example: a reconnect makes a busy lane idle, the next event turns it
+// and brings another job, and the one before stays as well, since the lane is owed
+// and busy: a job more with every reconnect.
+func TestReconnectsOfABusyUserLeaveOneJob(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.beat(t, "one")
+	log.attach(t, "s0", "al")
+	log.post(t, "al", "x")
+	for i := range 5 {
+		seq := log.post(t, "al", "y")
+		log.confirm(t, "al", seq)
+		if _, owed, err := log.StillOwed(t.Context(), "al"); err != nil || !owed {
+			t.Fatalf("the lane is not busy: %v", err)
+		}
+		log.attach(t, fmt.Sprint("s", i+1), "al")
+		if lane, jobs := log.lane(t, "al"); lane != events.Owed || jobs != 1 {
+			t.Fatalf("after %d reconnects: lane %d, %d jobs", i+1, lane, jobs)
+		}
+	}
+}
+
 // The counter-example: the oldest pending event, asked for in a join with LIMIT 1,
 // costs a read of every event that the user has had within the retention.
 func TestLookDoesNotReadWhatWasDelivered(t *testing.T) {

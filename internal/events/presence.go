@@ -57,8 +57,8 @@ SELECT s.user_id, s.acked, s.head FROM sessions x JOIN streams s ON s.user_id = 
 WHERE x.replica_id = $1 AND s.lane = 1 AND s.head > s.acked`
 
 // Owed returns where delivery stands for the users who are connected to a replica
-// and have something pending: everybody whom a lost wake may have left without it. It goes by the index of owed lanes, so sessions without traffic
-// cost it nothing.
+// and have something pending: everybody whom a lost wake may have left without it.
+// It goes by the index of owed lanes, so sessions without traffic cost it nothing.
 func (l *Log) Owed(ctx context.Context, replicaID string) (map[string]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
