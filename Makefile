@@ -12,7 +12,7 @@ lint: ## format, vet, staticcheck, tidy, known vulnerabilities
 build: ## the programs, into bin/
 	go build -trimpath -o bin/ ./cmd/...
 
-bench: ## the table of speed bars, next to a floor in the same run (17 minutes; BENCH_LONG=1: an hour)
+bench: ## the table of speed bars, next to a floor in the same run (17 minutes; BENCH_LONG=1: 70)
 	go run ./cmd/bench bars -out deploy $(if $(BENCH_LONG),-long)
 
 compose-test: ## the stack of deploy/ on a Docker engine, under load (18 minutes; says SKIPPED where there can be none)

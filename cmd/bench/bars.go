@@ -16,7 +16,7 @@ const barsUsage = `Measure what the project promises about speed, next to the fl
 print each bar: figure, ratio to the floor, target, met or not.
 
   bench bars                        bars 1 to 7, about 17 minutes
-  bench bars -long                  bar 8 too, about an hour in all
+  bench bars -long                  bar 8 too, about 70 minutes in all
   bench bars -only drain,storm      only some of the runs
   bench bars -only scale            only users, replicas, events and cores of bar 8
   bench bars -out deploy            and write deploy/bench/figures.json, deploy/bench/*.svg

@@ -53,7 +53,7 @@ func trials(long bool) []trial {
 			trial{name: "4 replicas", args: one + " -replicas 4"},
 			trial{name: "1 core", args: one + " -cores 1"},
 			trial{name: "1M events", args: one + " -past 1000000"},
-			trial{name: "10M events", args: one + " -past 10000000", most: 2})
+			trial{name: "10M events", args: one + " -past 10000000", most: 1})
 	}
 	all = append(all,
 		trial{name: "16 publishers", args: "throughput -duration 3s -warmup 12s -publishers 16", floor: true},
@@ -63,7 +63,7 @@ func trials(long bool) []trial {
 		trial{name: "2000/s", args: due + "-duration 3s -rate 2000"},
 		trial{name: "drain", args: "drain -users 100 -backlog 1000", floor: true},
 		trial{name: "storm", args: "storm -users 5000 -backlog 20 -replicas 3"},
-		trial{name: "idle", args: "idle -connections 10000 -settle 90s -duration 60s", floor: long, most: 1},
+		trial{name: "idle", args: "idle -connections 10000 -settle 90s -duration 60s", most: 1},
 		trial{name: "offline", args: "offline -streams 1000000 -jobs 100000 -warmup 1s -settle 2s -duration " + offline, most: 1})
 	if long {
 		all = append(all, trial{name: "soak", args: "soak -rate 3000 -duration 20m -every 10s -gateway-flags=-retention=2m", most: 1})
