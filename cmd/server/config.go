@@ -101,7 +101,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.BoolVar(&c.waitForDB, "wait-for-db", false, "at start, wait for Postgres and for its schema instead of giving up")
 	fs.IntVar(&c.durableMax, "db-durable-conns", 4, "connections for appends and reads")
 	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else")
-	fs.IntVar(&c.jobsMax, "db-jobs-conns", 3, "connections for River (three more are held outside the pools)")
+	fs.IntVar(&c.jobsMax, "db-jobs-conns", 3, "connections for River and upkeep (three more are held outside the pools)")
 
 	fs.StringVar(&c.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer whose ID tokens users present")
 	fs.StringVar(&c.oidcAudience, "oidc-audience", "restante", "`audience` (client id) of those tokens; several separated by commas")

@@ -156,7 +156,7 @@ func (r *replica) wire(ctx context.Context) error {
 	connect := database.Connector(signals)
 
 	r.log = events.New(events.Config{
-		Durable: r.durable, Relaxed: r.relaxed,
+		Durable: r.durable, Relaxed: r.relaxed, Upkeep: r.river,
 		OnCommit: func(heads []events.Head) {
 			r.hub.Wake(hub.FromCommit, heads)
 			r.fanout.Publish(heads)

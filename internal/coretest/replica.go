@@ -148,7 +148,7 @@ func (r *Replica) pool(ctx context.Context, url string, config func(string, int)
 
 func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Context) (*pgx.Conn, error)) (err error) {
 	r.Log = events.New(events.Config{
-		Durable: r.Durable, Relaxed: r.Relaxed,
+		Durable: r.Durable, Relaxed: r.Relaxed, Upkeep: r.River,
 		OnCommit: func(heads []events.Head) {
 			if !o.DropCommitWake() {
 				r.Hub.Wake(hub.FromCommit, heads)

@@ -5,7 +5,8 @@
 //   - Relaxed: synchronous_commit=off. Acks, lanes, presence, trim: losing the last
 //     of them in a crash of Postgres only delivers again. Postgres's log is a
 //     prefix, so a later change never survives an earlier one.
-//   - Jobs: the same for River, whose statements need plans of their own.
+//   - Jobs: the same for River and the upkeep, whose statements are planned anew each
+//     time.
 //
 // Every connection has timeouts for statements, for locks and for idling inside
 // a transaction, so that nothing of ours holds up Postgres for long.
@@ -52,8 +53,9 @@ var relaxed = map[string]string{
 	"synchronous_commit": "off",
 }
 
-// forRiver: its fetch keeps a bad plan from when its table was empty.
-var forRiver = map[string]string{
+// planned: River's fetch keeps a bad plan from when its table was empty, and a join
+// of all owed lanes with all jobs one from when they were few.
+var planned = map[string]string{
 	"plan_cache_mode": "force_custom_plan",
 }
 
@@ -67,9 +69,9 @@ func RelaxedConfig(url string, maxConns int) (*pgxpool.Config, error) {
 	return poolConfig(url, maxConns, "restante relaxed", relaxed, byKey)
 }
 
-// JobsConfig is that of River's pool.
+// JobsConfig is that of the pool for River and for upkeep.
 func JobsConfig(url string, maxConns int) (*pgxpool.Config, error) {
-	return poolConfig(url, maxConns, "restante jobs", relaxed, forRiver)
+	return poolConfig(url, maxConns, "restante jobs", relaxed, planned)
 }
 
 func poolConfig(url string, maxConns int, name string, settings ...map[string]string) (*pgxpool.Config, error) {

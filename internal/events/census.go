@@ -36,7 +36,7 @@ ON CONFLICT (only_row) DO UPDATE SET taken_at = excluded.taken_at, idle = exclud
 // metrics. It reads all streams (0.2 s for a million) and the oldest pending event
 // of each connected user, so one replica does it, now and then.
 func (l *Log) TakeCensus(ctx context.Context) error {
-	_, err := l.cfg.Relaxed.Exec(ctx, takeCensusSQL, l.cfg.Lease)
+	_, err := l.cfg.Upkeep.Exec(ctx, takeCensusSQL, l.cfg.Lease)
 	return unavailable("take census", err)
 }
 
@@ -80,7 +80,7 @@ func (c *censusCollector) Collect(ch chan<- prometheus.Metric) {
 	b.Queue(`SELECT idle, owed, parked, pending_users, pending_messages, pending_seconds, extract(epoch FROM now() - taken_at)::float8 FROM census`)
 	b.Queue(`SELECT state::text, count(*), extract(epoch FROM now() - min(scheduled_at))::float8
 		FROM river_job WHERE kind = '` + JobKind + `' AND finalized_at IS NULL GROUP BY state`)
-	results := c.log.cfg.Relaxed.SendBatch(ctx, b)
+	results := c.log.cfg.Upkeep.SendBatch(ctx, b)
 	defer results.Close()
 
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {

@@ -22,7 +22,7 @@ func TestWhatComesAfterTheEndIsAnswered(t *testing.T) {
 	defer durable.Close()
 	defer relaxed.Close()
 	log := events.New(events.Config{
-		Durable: durable, Relaxed: relaxed, OnCommit: func([]events.Head) {}, Lease: time.Second, Retention: time.Hour,
+		Durable: durable, Relaxed: relaxed, Upkeep: relaxed, OnCommit: func([]events.Head) {}, Lease: time.Second, Retention: time.Hour,
 		Metrics: prometheus.NewRegistry(),
 	})
 	ctx, stop := context.WithCancel(t.Context())

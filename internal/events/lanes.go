@@ -243,7 +243,7 @@ WHERE s.lane = 1 AND NOT EXISTS (
 // Reconcile gives every owed lane that has no unfinished delivery job a new one,
 // and returns how many. A job running for longer than longest counts as lost.
 func (l *Log) Reconcile(ctx context.Context, longest time.Duration) (int64, error) {
-	tag, err := l.cfg.Relaxed.Exec(ctx, reconcileSQL, longest)
+	tag, err := l.cfg.Upkeep.Exec(ctx, reconcileSQL, longest)
 	return tag.RowsAffected(), unavailable("reconcile lanes", err)
 }
 

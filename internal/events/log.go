@@ -16,7 +16,7 @@ type Head struct {
 	Seq    int64
 }
 
-// Config is what a Log needs. Durable, Relaxed and OnCommit are required.
+// Config is what a Log needs. The pools and OnCommit are required.
 type Config struct {
 	// Durable commits to disk before it answers: appends and reads.
 	Durable *pgxpool.Pool
@@ -24,6 +24,9 @@ type Config struct {
 	// must be on disk all the same says so.
 	// Losing the last of them in a crash of Postgres only delivers again.
 	Relaxed *pgxpool.Pool
+	// Upkeep is relaxed too and plans every statement anew: reconcile, reap, census and
+	// the sweep of what is pending read much of a table or little, whatever it holds.
+	Upkeep *pgxpool.Pool
 	// OnCommit is told what has just been committed, so that sessions can be
 	// woken. It is called from the only commit loop and must not block.
 	OnCommit func([]Head)

@@ -44,6 +44,7 @@ func benchLog(b *testing.B) *events.Log {
 	if cfg.Relaxed, err = database.Open(b.Context(), relaxed); err != nil {
 		b.Fatal(err)
 	}
+	cfg.Upkeep = cfg.Relaxed
 	log := events.New(cfg)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)

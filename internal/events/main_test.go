@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { testdb.Main(m) }
 type replica struct {
 	*events.Log
 	durable, relaxed *pgxpool.Pool
+	upkeep           *pgxpool.Pool
 
 	mu      sync.Mutex
 	commits [][]events.Head
@@ -37,8 +38,9 @@ func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *repli
 	t.Helper()
 	r := &replica{}
 	r.durable, r.relaxed = open(t, url, database.DurableConfig), open(t, url, database.RelaxedConfig)
+	r.upkeep = open(t, url, database.JobsConfig)
 	cfg := events.Config{
-		Durable: r.durable, Relaxed: r.relaxed,
+		Durable: r.durable, Relaxed: r.relaxed, Upkeep: r.upkeep,
 		OnCommit: func(heads []events.Head) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -61,6 +63,7 @@ func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *repli
 		}
 		r.durable.Close()
 		r.relaxed.Close()
+		r.upkeep.Close()
 	})
 	return r
 }

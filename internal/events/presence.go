@@ -62,7 +62,7 @@ WHERE x.replica_id = $1 AND s.lane = 1 AND s.head > s.acked`
 func (l *Log) Owed(ctx context.Context, replicaID string) (map[string]Position, error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
-	rows, err := l.cfg.Relaxed.Query(ctx, owedSQL, replicaID)
+	rows, err := l.cfg.Upkeep.Query(ctx, owedSQL, replicaID)
 	if err != nil {
 		return nil, unavailable("sweep owed lanes", err)
 	}
@@ -129,6 +129,6 @@ SELECT (SELECT count(*) FROM dead), (SELECT count(*) FROM freed)`
 func (l *Log) Reap(ctx context.Context) (replicas, jobs int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, laneTimeout)
 	defer cancel()
-	err = l.cfg.Relaxed.QueryRow(ctx, reapSQL, l.cfg.Lease).Scan(&replicas, &jobs)
+	err = l.cfg.Upkeep.QueryRow(ctx, reapSQL, l.cfg.Lease).Scan(&replicas, &jobs)
 	return replicas, jobs, unavailable("reap replicas", err)
 }
