@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"restante/internal/database"
 	"restante/internal/events"
@@ -255,14 +256,7 @@ func TestReconnectsOfABusyUserLeaveOneJob(t *testing.T) {
 func TestLookDoesNotReadWhatWasDelivered(t *testing.T) {
 	t.Parallel()
 	url := testdb.New(t).URL
-	one, err := database.RelaxedConfig(url, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := database.Open(t.Context(), one)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := open(t, url, func(url string, _ int) (*pgxpool.Config, error) { return database.RelaxedConfig(url, 1) })
 	t.Cleanup(conn.Close)
 	log := startLogOn(t, url, func(c *events.Config) { c.Relaxed = conn })
 	log.beat(t, "one")
