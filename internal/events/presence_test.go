@@ -117,7 +117,7 @@ func TestStreamShowsWhoIsConnected(t *testing.T) {
 func TestOwedIsConnectedHereAndPending(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
-	for _, user := range []string{"pending", "elsewhere", "offline", "confirmed"} {
+	for _, user := range []string{"pending", "elsewhere", "offline", "confirmed", "busy"} {
 		log.fill(t, user, 3, 10)
 	}
 	log.attachTo(t, "one", "s1", "pending")
@@ -125,8 +125,10 @@ func TestOwedIsConnectedHereAndPending(t *testing.T) {
 	log.attachTo(t, "two", "s3", "elsewhere")
 	log.attachTo(t, "one", "s4", "confirmed")
 	log.attachTo(t, "one", "s5", "nothing")
+	log.attachTo(t, "one", "s6", "busy")
 	log.confirm(t, "pending", 1)
 	log.confirm(t, "confirmed", 3)
+	log.confirm(t, "busy", 3)                                              // its lane stays owed for a while
 	log.exec(t, `UPDATE streams SET lane = 0 WHERE user_id = 'confirmed'`) // as its job does
 	owed, err := log.Owed(t.Context(), "one")
 	if want := map[string]events.Position{"pending": {Acked: 1, Head: 3}}; err != nil || !maps.Equal(owed, want) {
