@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	// Development and tests.
 	"internal/devstack": {},
 	"internal/testdb":   {"internal/devstack", "migrations"},
-	"internal/coretest": {"internal/database", "internal/events", "internal/hub", "internal/jobs"},
+	"internal/coretest": {"internal/database", "internal/events", "internal/hub", "internal/jobs", "internal/tokens"},
 	"internal/checker":  {},
 
 	"migrations":         {},

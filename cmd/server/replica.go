@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -157,9 +158,9 @@ func (r *replica) wire(ctx context.Context) error {
 
 	r.log = events.New(events.Config{
 		Durable: r.durable, Relaxed: r.relaxed, Upkeep: r.river,
-		OnCommit: func(heads []events.Head) {
+		OnCommit: func(heads []events.Head, entries iter.Seq[events.Entry]) {
 			r.hub.Wake(hub.FromCommit, heads)
-			r.fanout.Publish(heads)
+			r.fanout.Publish(heads, entries)
 		},
 		DeliverDelay: cfg.deliverDelay, Lease: cfg.lease, Retention: cfg.retention,
 		Metrics: r.registry,
@@ -183,8 +184,12 @@ func (r *replica) wire(ctx context.Context) error {
 	}, r.log, r.log)
 	r.fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.id, Connect: connect,
-		Heard:  func(heads []events.Head) { r.hub.Wake(hub.FromNotify, heads) },
+		Heard: func(heads []events.Head, entries []events.Entry) {
+			r.log.Heard(entries) // first, or a session would wake and ask Postgres
+			r.hub.Wake(hub.FromNotify, heads)
+		},
 		Resync: r.hub.Resync,
+		Box:    tokens.NewBox(r.keyring, r.id, epoch),
 		Logger: r.logger, Metrics: r.registry,
 	})
 
@@ -195,7 +200,7 @@ func (r *replica) wire(ctx context.Context) error {
 		Wake: func(userID string) {
 			look := []events.Head{{UserID: userID}}
 			r.hub.Wake(hub.FromJob, look)
-			r.fanout.Publish(look)
+			r.fanout.Publish(look, nil)
 		},
 		PollEvery: cfg.jobPoll, DeliverDelay: cfg.deliverDelay,
 		Logger: quieter(r.logger), Metrics: r.registry,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 	"log/slog"
 	"net"
 	"strings"
@@ -21,6 +22,7 @@ import (
 	"restante/internal/events"
 	"restante/internal/hub"
 	"restante/internal/jobs"
+	"restante/internal/tokens"
 )
 
 // Options of a replica. Zero durations mean what the comment says.
@@ -49,6 +51,9 @@ type Options struct {
 
 	Logger *slog.Logger // nil: none
 }
+
+// keyring is the same for all replicas, as it must be.
+const keyring = `{"keys":[{"kty":"oct","kid":"test","k":"dGhlIHNhbWUgdGhpcnR5LXR3byBieXRlcyBldmVyeSE"}]}`
 
 // Replica is a running core.
 type Replica struct {
@@ -149,17 +154,25 @@ func (r *Replica) pool(ctx context.Context, url string, config func(string, int)
 func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Context) (*pgx.Conn, error)) (err error) {
 	r.Log = events.New(events.Config{
 		Durable: r.Durable, Relaxed: r.Relaxed, Upkeep: r.River,
-		OnCommit: func(heads []events.Head) {
+		OnCommit: func(heads []events.Head, entries iter.Seq[events.Entry]) {
 			if !o.DropCommitWake() {
 				r.Hub.Wake(hub.FromCommit, heads)
 			}
 			if !o.DropNotify() {
-				r.Fanout.Publish(heads)
+				r.Fanout.Publish(heads, entries)
 			}
 		},
 		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, Metrics: r.Metrics,
 	})
 	epoch, err := r.Log.Epoch(ctx)
+	if err != nil {
+		return err
+	}
+	keys, err := tokens.ParseKeys([]byte(keyring))
+	if err != nil {
+		return err
+	}
+	ring, err := tokens.NewKeyring(keys...)
 	if err != nil {
 		return err
 	}
@@ -172,7 +185,11 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 	}, r.Log, r.Log)
 	r.Fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.ID, Connect: connect,
-		Heard: func(heads []events.Head) {
+		Box: tokens.NewBox(ring, r.ID, epoch),
+		Heard: func(heads []events.Head, entries []events.Entry) {
+			if !o.DropHeard() {
+				r.Log.Heard(entries)
+			}
 			if !o.DropHeard() {
 				r.Hub.Wake(hub.FromNotify, heads)
 			}
@@ -189,7 +206,7 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 		Wake: func(userID string) {
 			look := []events.Head{{UserID: userID}}
 			r.Hub.Wake(hub.FromJob, look)
-			r.Fanout.Publish(look)
+			r.Fanout.Publish(look, nil)
 		},
 		PollEvery: o.JobPoll, DeliverDelay: o.DeliverDelay, Logger: o.Logger, Metrics: r.Metrics,
 	})

@@ -38,6 +38,13 @@ func TestOnlyNotify(t *testing.T) {
 	if n := a.metric("restante_notify_sent_total", `result="ok"`); n == 0 {
 		t.Error("no notification was sent")
 	}
+	// They go along in it: what b reads is what it could not have heard of.
+	if n := b.metric("restante_notify_received_messages_total", ""); n != messages {
+		t.Errorf("%v messages came along in notifications, want %d", n, messages)
+	}
+	if n := b.metric("restante_reads_total", `source="log"`); n > 5 {
+		t.Errorf("%v reads of the log for %d messages that came along", n, messages)
+	}
 	var took []time.Duration
 	for _, m := range c.messages() {
 		took = append(took, m.at.Sub(posted[m.Seq]))

@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"fmt"
+	"iter"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ type appender struct {
 	store    appendStore
 	metrics  *metrics
 	tail     *tail
-	onCommit func([]Head)
+	onCommit func([]Head, iter.Seq[Entry])
 	queue    chan *appendRequest
 	queued   atomic.Int64  // payload bytes in queue
 	stuck    stuck         // the commit loop's alone
@@ -237,10 +238,7 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 			}
 			msgs++
 			bytes += len(m.Payload)
-			a.tail.push(m.UserID, Event{
-				Seq: rc.Seq, Payload: m.Payload, Type: m.Type, Traceparent: m.Traceparent,
-				CreatedAt: rc.AcceptedAt, ExpiresAt: rc.ExpiresAt,
-			})
+			a.tail.push(m.UserID, newEvent(m, rc))
 		}
 	}
 	a.metrics.appended.Add(float64(msgs))
@@ -248,7 +246,28 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 	a.metrics.repeated.Add(float64(repeated))
 	a.metrics.batchSize.Observe(float64(msgs))
 	if len(heads) > 0 {
-		a.onCommit(heads)
+		a.onCommit(heads, entries(batch))
+	}
+}
+
+// entries are the events that a committed batch has added to the log.
+func entries(batch []*appendRequest) iter.Seq[Entry] {
+	return func(yield func(Entry) bool) {
+		for _, r := range batch {
+			for i := range r.msgs {
+				m, rc := &r.msgs[i], &r.receipts[i]
+				if rc.Err == nil && !rc.Repeated && !yield(Entry{m.UserID, newEvent(m, rc)}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func newEvent(m *Message, rc *Receipt) Event {
+	return Event{
+		Seq: rc.Seq, Payload: m.Payload, Type: m.Type, Traceparent: m.Traceparent,
+		CreatedAt: rc.AcceptedAt, ExpiresAt: rc.ExpiresAt,
 	}
 }
 

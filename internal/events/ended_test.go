@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestWhatComesAfterTheEndIsAnswered(t *testing.T) {
 	defer durable.Close()
 	defer relaxed.Close()
 	log := events.New(events.Config{
-		Durable: durable, Relaxed: relaxed, Upkeep: relaxed, OnCommit: func([]events.Head) {}, Lease: time.Second, Retention: time.Hour,
+		Durable: durable, Relaxed: relaxed, Upkeep: relaxed, OnCommit: func([]events.Head, iter.Seq[events.Entry]) {}, Lease: time.Second, Retention: time.Hour,
 		Metrics: prometheus.NewRegistry(),
 	})
 	ctx, stop := context.WithCancel(t.Context())

@@ -52,6 +52,12 @@ type Event struct {
 	ExpiresAt   time.Time
 }
 
+// Entry is an event and whose it is.
+type Entry struct {
+	UserID string
+	Event
+}
+
 // Page is what a reader gets: the unexpired events after a position, in order.
 // A seq that is missing between two events, or between the last event and
 // Through, has expired or was trimmed: there is nothing left to read there.

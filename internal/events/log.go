@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"iter"
 	"sync/atomic"
 	"time"
 
@@ -28,8 +29,9 @@ type Config struct {
 	// the sweep of what is pending read much of a table or little, whatever it holds.
 	Upkeep *pgxpool.Pool
 	// OnCommit is told what has just been committed, so that sessions can be
-	// woken. It is called from the only commit loop and must not block.
-	OnCommit func([]Head)
+	// woken: how far streams have grown, and the events themselves, to be ranged over
+	// during the call only. It is called from the only commit loop and must not block.
+	OnCommit func([]Head, iter.Seq[Entry])
 	// DeliverDelay is how long after an append its delivery job becomes due.
 	DeliverDelay time.Duration
 	// Lease is how long a replica is taken for alive after its last heartbeat.
@@ -81,6 +83,15 @@ func (l *Log) Epoch(ctx context.Context) (string, error) {
 	var epoch string
 	err := l.cfg.Relaxed.QueryRow(ctx, `SELECT epoch FROM meta`).Scan(&epoch)
 	return epoch, unavailable("read epoch", err)
+}
+
+// Heard takes events that another replica has committed, in seq order per user, to
+// keep them at hand for users watched here. They must be what the log holds, and of
+// this epoch: nobody looks again.
+func (l *Log) Heard(entries []Entry) {
+	for i := range entries {
+		l.tail.push(entries[i].UserID, entries[i].Event)
+	}
 }
 
 // Watch keeps a copy of a user's newest events at hand, until Unwatch: call it

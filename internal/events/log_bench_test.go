@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -26,7 +27,7 @@ func benchLog(b *testing.B) *events.Log {
 	b.Helper()
 	url := testdb.New(b).URL
 	cfg := events.Config{
-		OnCommit:     func([]events.Head) {},
+		OnCommit:     func([]events.Head, iter.Seq[events.Entry]) {},
 		DeliverDelay: 10 * time.Second, Lease: 12 * time.Second, Retention: 24 * time.Hour,
 		Metrics: prometheus.NewRegistry(),
 	}

@@ -3,6 +3,7 @@ package events_test
 import (
 	"context"
 	"encoding/json"
+	"iter"
 	"sync"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *repli
 	r.upkeep = open(t, url, database.JobsConfig)
 	cfg := events.Config{
 		Durable: r.durable, Relaxed: r.relaxed, Upkeep: r.upkeep,
-		OnCommit: func(heads []events.Head) {
+		OnCommit: func(heads []events.Head, _ iter.Seq[events.Entry]) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.commits = append(r.commits, append([]events.Head(nil), heads...))

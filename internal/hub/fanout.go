@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
@@ -38,19 +39,23 @@ const (
 // Fanout tells the other replicas which streams have grown, and hears it from
 // them. It is a hint, sent after the commit and outside of its transaction (a
 // transaction that notifies holds a cluster-wide lock across its fsync: a third
-// of the throughput). What is lost, the sweep finds.
+// of the throughput). What is lost, the sweep finds. The newest events go along
+// while there is room, so that the others need not read them (see load).
 type Fanout struct {
 	replicaID string
 	connect   func(context.Context) (*pgx.Conn, error)
-	heard     func([]events.Head) // wakes this replica's sessions
+	heard     func([]events.Head, []events.Entry)
+	box       Box
 	resync    func(context.Context)
 	logger    *slog.Logger
 	metrics   fanoutMetrics
+	complain  rate.Sometimes // about what cannot be opened
 	peers     atomic.Int64
 	listening atomic.Bool
 
-	mu      sync.Mutex // guards pending
+	mu      sync.Mutex // guards pending and cargo
 	pending map[string]int64
+	cargo   []byte        // events that go along, at most carryBytes
 	ready   chan struct{} // has room for one: something is pending
 }
 
@@ -59,6 +64,9 @@ type fanoutMetrics struct {
 	sentUsers  prometheus.Counter
 	received   prometheus.Counter
 	dropped    prometheus.Counter
+	shipped    prometheus.Counter
+	unloaded   prometheus.Counter
+	unopened   prometheus.Counter
 	listenerUp prometheus.Gauge
 	reconnects prometheus.Counter
 }
@@ -69,8 +77,11 @@ type FanoutConfig struct {
 	// Connect opens a connection of the fan-out's own, with
 	// synchronous_commit=off.
 	Connect func(context.Context) (*pgx.Conn, error)
-	// Heard is called with what other replicas have appended. It must not block.
-	Heard func([]events.Head)
+	// Heard is called with what other replicas have appended: how far streams have
+	// grown, and those of the events that came along. It must not block.
+	Heard func([]events.Head, []events.Entry)
+	// Box keeps what comes along from whoever else may use the database.
+	Box Box
 	// Resync is called whenever notifications may have been missed.
 	Resync  func(context.Context)
 	Logger  *slog.Logger
@@ -84,16 +95,19 @@ func NewFanout(cfg FanoutConfig) *Fanout {
 		sentUsers:  prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_users_total", Help: "Users named in notifications."}),
 		received:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_total", Help: "Notifications of other replicas received."}),
 		dropped:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_dropped_users_total", Help: "Users not named because too many were waiting; the sweep finds them."}),
+		shipped:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_messages_total", Help: "Messages that went along in notifications."}),
+		unloaded:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_messages_total", Help: "Messages that came along in notifications of other replicas."}),
+		unopened:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_unopened_total", Help: "Notifications whose messages could not be opened: the keyrings differ, or somebody else sent them. The log is read instead."}),
 		listenerUp: prometheus.NewGauge(prometheus.GaugeOpts{Name: "restante_listener_up", Help: "1 while the LISTEN connection is established."}),
 		reconnects: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_listener_connects_total", Help: "Times the LISTEN connection was established."}),
 	}
-	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.listenerUp, m.reconnects)
+	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.shipped, m.unloaded, m.unopened, m.listenerUp, m.reconnects)
 	for _, result := range []string{"ok", "failed"} {
 		m.sent.WithLabelValues(result)
 	}
 	return &Fanout{
-		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, resync: cfg.Resync, logger: cfg.Logger,
-		metrics: m, pending: map[string]int64{}, ready: make(chan struct{}, 1),
+		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, box: cfg.Box, resync: cfg.Resync, logger: cfg.Logger,
+		metrics: m, complain: rate.Sometimes{Interval: time.Minute}, pending: map[string]int64{}, ready: make(chan struct{}, 1),
 	}
 }
 
@@ -104,8 +118,9 @@ func (f *Fanout) SetPeers(n int) { f.peers.Store(int64(n)) }
 // Listening reports whether notifications are being received.
 func (f *Fanout) Listening() bool { return f.listening.Load() }
 
-// Publish tells the other replicas. It does not block.
-func (f *Fanout) Publish(heads []events.Head) {
+// Publish tells the other replicas how far streams have grown, and as many of the
+// entries, in seq order per user, as go along; nil for none. It does not block.
+func (f *Fanout) Publish(heads []events.Head, entries iter.Seq[events.Entry]) {
 	if f.peers.Load() == 0 {
 		return
 	}
@@ -120,6 +135,9 @@ func (f *Fanout) Publish(heads []events.Head) {
 		case known != 0:
 			f.pending[h.UserID] = max(known, h.Seq)
 		}
+	}
+	if entries != nil {
+		f.cargo = load(f.cargo, entries)
 	}
 	f.mu.Unlock()
 	f.kick()
@@ -152,8 +170,16 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 		case <-ctx.Done():
 			return
 		}
-		for _, payload := range f.take() {
-			if limit.Wait(ctx) != nil {
+		// Before what is pending is taken: what comes while it waits goes along.
+		if limit.Wait(ctx) != nil {
+			return
+		}
+		select {
+		case <-f.ready:
+		default:
+		}
+		for i, payload := range f.take() {
+			if i > 0 && limit.Wait(ctx) != nil {
 				return
 			}
 			if err := notify(payload); err != nil {
@@ -170,17 +196,19 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 	}
 }
 
-// take returns what is pending as payloads: the sender's id, then a line "user,
-// tab, head" for each user. User ids have no control characters.
+// take returns what is pending as payloads: the sender's id, in the first one a line
+// with the cargo, then a line "user, tab, head" for each user. User ids have no
+// control characters.
 func (f *Fanout) take() []string {
 	f.mu.Lock()
-	pending := f.pending
-	f.pending = make(map[string]int64, len(pending))
+	pending, cargo := f.pending, f.cargo
+	f.pending, f.cargo = make(map[string]int64, len(pending)), nil
 	f.mu.Unlock()
 	f.metrics.sentUsers.Add(float64(len(pending)))
 	var payloads []string
 	b := strings.Builder{}
 	b.WriteString(f.replicaID)
+	f.ship(&b, cargo)
 	for user, seq := range pending {
 		if b.Len()+len(user)+22 > notifyBytes {
 			payloads = append(payloads, b.String())

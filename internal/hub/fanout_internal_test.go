@@ -46,7 +46,7 @@ func TestNotificationsGoOutAtOnceWhileTokensLast(t *testing.T) {
 	inFanoutBubble(t, func(t *testing.T, f *Fanout, sent *[]string) {
 		start := time.Now()
 		for i := range notifyBurst {
-			f.Publish(user(i))
+			f.Publish(user(i), nil)
 			synctest.Wait()
 			if len(*sent) != i+1 {
 				t.Fatalf("%d payloads after %d users", len(*sent), i+1)
@@ -68,7 +68,7 @@ func TestNotificationsAreMergedAboveTheirRate(t *testing.T) {
 		defer tick.Stop()
 		for i := range users {
 			<-tick.C
-			f.Publish(user(i))
+			f.Publish(user(i), nil)
 		}
 		<-time.After(time.Second)
 		synctest.Wait()

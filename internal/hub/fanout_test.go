@@ -27,8 +27,9 @@ type listener struct {
 	*hub.Fanout
 	resyncs atomic.Int64
 
-	mu    sync.Mutex // guards heard
-	heard []events.Head
+	mu      sync.Mutex // guards all below
+	heard   []events.Head
+	entries []events.Entry
 }
 
 // startFanout runs a Fanout until the test ends, and waits until it listens.
@@ -37,9 +38,10 @@ func startFanout(t *testing.T, url, id string, change ...func(*hub.FanoutConfig)
 	l := &listener{}
 	cfg := hub.FanoutConfig{
 		ReplicaID: id, Connect: connector(t, url, nil),
-		Heard: func(heads []events.Head) {
+		Heard: func(heads []events.Head, entries []events.Entry) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
+			l.entries = append(l.entries, entries...)
 			l.heard = append(l.heard, heads...)
 		},
 		Resync: func(context.Context) { l.resyncs.Add(1) },
@@ -151,10 +153,10 @@ func TestNobodyIsNotifiedWhileNoOtherReplicaLives(t *testing.T) {
 	db := testdb.New(t)
 	payloads := tap(t, db.URL)
 	a := startFanout(t, db.URL, "a")
-	a.Publish([]events.Head{{UserID: "al", Seq: 1}})
+	a.Publish([]events.Head{{UserID: "al", Seq: 1}}, nil)
 	b := startFanout(t, db.URL, "b")
 	until(t, "a hears of b", func() bool {
-		a.Publish([]events.Head{{UserID: "al", Seq: 2}})
+		a.Publish([]events.Head{{UserID: "al", Seq: 2}}, nil)
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return len(b.heard) > 0
@@ -166,9 +168,9 @@ func TestNobodyIsNotifiedWhileNoOtherReplicaLives(t *testing.T) {
 		}
 	}
 	a.SetPeers(0) // the heartbeat counts b no more
-	a.Publish([]events.Head{{UserID: "al", Seq: 3}})
+	a.Publish([]events.Head{{UserID: "al", Seq: 3}}, nil)
 	a.SetPeers(1)
-	a.Publish([]events.Head{{UserID: "bea", Seq: 1}})
+	a.Publish([]events.Head{{UserID: "bea", Seq: 1}}, nil)
 	b.hears(t, events.Head{UserID: "bea", Seq: 1})
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -187,7 +189,7 @@ func TestManyWakesAreFewPayloads(t *testing.T) {
 	const users = 3000
 	long := strings.Repeat("ü", 100)
 	for i := range users {
-		a.Publish([]events.Head{{UserID: fmt.Sprint(long, i), Seq: int64(i + 1)}})
+		a.Publish([]events.Head{{UserID: fmt.Sprint(long, i), Seq: int64(i + 1)}}, nil)
 	}
 	until(t, "all are named", func() bool {
 		b.mu.Lock()
@@ -222,7 +224,7 @@ func TestMergedWakesKeepTheStrongest(t *testing.T) {
 	db := testdb.New(t)
 	a, b := startFanout(t, db.URL, "a"), startFanout(t, db.URL, "b")
 	a.SetPeers(1)
-	a.Publish([]events.Head{{UserID: "al", Seq: 5}, {UserID: "bea", Seq: 3}, {UserID: "al"}, {UserID: "bea", Seq: 2}, {UserID: "al", Seq: 7}, {UserID: "cem"}, {UserID: "cem", Seq: 1}})
+	a.Publish([]events.Head{{UserID: "al", Seq: 5}, {UserID: "bea", Seq: 3}, {UserID: "al"}, {UserID: "bea", Seq: 2}, {UserID: "al", Seq: 7}, {UserID: "cem"}, {UserID: "cem", Seq: 1}}, nil)
 	for _, want := range []events.Head{{UserID: "al"}, {UserID: "bea", Seq: 3}, {UserID: "cem"}} {
 		b.hears(t, want)
 	}
@@ -251,7 +253,7 @@ func TestListenerComesBackAndLooks(t *testing.T) {
 	a, b := startFanout(t, db.URL, "a"), startFanout(t, db.URL, "b")
 	a.SetPeers(1)
 	until(t, "resynchronised", func() bool { return b.resyncs.Load() == 1 })
-	a.Publish([]events.Head{{UserID: "al", Seq: 1}})
+	a.Publish([]events.Head{{UserID: "al", Seq: 1}}, nil)
 	b.hears(t, events.Head{UserID: "al", Seq: 1})
 	for n := int64(2); n <= 3; n++ {
 		// All of them: those that listen and the one that sends.
@@ -261,7 +263,7 @@ func TestListenerComesBackAndLooks(t *testing.T) {
 		}
 		until(t, "resynchronised", func() bool { return b.resyncs.Load() == n && a.Listening() && b.Listening() })
 		until(t, "heard again", func() bool {
-			a.Publish([]events.Head{{UserID: "al", Seq: n}}) // the first may hit the broken connection
+			a.Publish([]events.Head{{UserID: "al", Seq: n}}, nil) // the first may hit the broken connection
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			return slices.Contains(b.heard, events.Head{UserID: "al", Seq: n})

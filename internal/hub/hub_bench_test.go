@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,22 +85,47 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
+// noBox leaves out what sealing and opening cost: 3 µs for a full cargo (tokens.BenchmarkBox).
+type noBox struct{}
+
+func (noBox) Seal(plain []byte) ([]byte, error)            { return plain, nil }
+func (noBox) Open(_ string, sealed []byte) ([]byte, error) { return sealed, nil }
+
 // BenchmarkFanout is what a commit of 64 users costs towards the other replicas,
-// without sending it.
+// without sending it; and, for hear, what it costs the others.
 func BenchmarkFanout(b *testing.B) {
-	f := NewFanout(FanoutConfig{ReplicaID: "replica-0123456789", Metrics: prometheus.NewRegistry()})
+	f := NewFanout(FanoutConfig{ReplicaID: "replica-0123456789", Box: noBox{}, Metrics: prometheus.NewRegistry()})
 	f.SetPeers(1)
-	heads := make([]events.Head, 64)
+	heads, entries := make([]events.Head, 64), make([]events.Entry, 64)
 	for i := range heads {
 		heads[i] = events.Head{UserID: fmt.Sprint("user-", 1000+i), Seq: int64(i + 1)}
+		entries[i] = entry(heads[i].UserID, heads[i].Seq, 256)
 	}
-	b.ReportAllocs()
-	for b.Loop() {
-		f.Publish(heads)
-		if payloads := f.take(); len(payloads) != 1 {
-			b.Fatalf("%d payloads", len(payloads))
+	b.Run("publish", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Publish(heads, slices.Values(entries))
+			if payloads := f.take(); len(payloads) != 1 {
+				b.Fatalf("%d payloads", len(payloads))
+			}
 		}
-	}
+	})
+	b.Run("hear", func(b *testing.B) {
+		f.Publish(heads, slices.Values(entries))
+		payload := f.take()[0]
+		heard := 0
+		other := NewFanout(FanoutConfig{
+			ReplicaID: "replica-9876543210", Box: noBox{}, Metrics: prometheus.NewRegistry(),
+			Heard: func(_ []events.Head, entries []events.Entry) { heard = len(entries) },
+		})
+		b.ReportAllocs()
+		for b.Loop() {
+			other.hear(payload)
+		}
+		if heard == 0 {
+			b.Fatal("nothing came along")
+		}
+	})
 }
 
 // BenchmarkWake wakes one of many users, who has nothing to do.

@@ -131,12 +131,17 @@ func (f *Fanout) hear(payload string) {
 		return
 	}
 	var heads []events.Head
+	var entries []events.Entry
 	for line := range strings.SplitSeq(lines, "\n") {
+		if cargo, ok := strings.CutPrefix(line, cargoMark); ok {
+			entries = f.unload(from, cargo)
+			continue
+		}
 		user, head, ok := strings.Cut(line, "\t")
 		seq, err := strconv.ParseInt(head, 10, 64)
 		if ok && err == nil {
 			heads = append(heads, events.Head{UserID: user, Seq: seq})
 		}
 	}
-	f.heard(heads)
+	f.heard(heads, entries)
 }

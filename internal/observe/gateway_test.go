@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net/http"
 	"os"
@@ -75,7 +76,7 @@ func newWorld(t testing.TB) *world {
 	if _, w.key, err = publishers.New(pool, metrics.NewRegistry()).Create(t.Context(), "test", []string{"publish"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	w.log = events.New(events.Config{Durable: pool, Relaxed: pool, Upkeep: pool, OnCommit: func([]events.Head) {}, Lease: 12 * time.Second, Metrics: metrics.NewRegistry()})
+	w.log = events.New(events.Config{Durable: pool, Relaxed: pool, Upkeep: pool, OnCommit: func([]events.Head, iter.Seq[events.Entry]) {}, Lease: 12 * time.Second, Metrics: metrics.NewRegistry()})
 	w.replicas = []*replica{w.start("127.0.0.1:0", 5*time.Minute), w.start("127.0.0.1:0", 2*time.Second)}
 	w.census() // River's leader takes its own within seconds, but seconds are minutes here
 	return w

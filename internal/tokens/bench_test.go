@@ -44,3 +44,27 @@ func BenchmarkIssueRedeem(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBox seals and opens what goes along in a notification.
+func BenchmarkBox(b *testing.B) {
+	key, err := NewKey()
+	if err != nil {
+		b.Fatal(err)
+	}
+	ring, err := NewKeyring(key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	from, to := NewBox(ring, "from", "e"), NewBox(ring, "to", "e")
+	plain := make([]byte, 4500)
+	b.ReportAllocs()
+	for b.Loop() {
+		sealed, err := from.Seal(plain)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := to.Open("from", sealed); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

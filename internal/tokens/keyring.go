@@ -43,6 +43,7 @@ type Keyring struct {
 // keyset is immutable.
 type keyset struct {
 	byID   map[string]Key
+	first  Key            // issues
 	sealer jose.Encrypter // with the first key
 }
 
@@ -168,7 +169,7 @@ func newKeyset(keys []Key) (*keyset, error) {
 	if err := checkKeys(keys); err != nil {
 		return nil, err
 	}
-	set := &keyset{byID: make(map[string]Key, len(keys))}
+	set := &keyset{byID: make(map[string]Key, len(keys)), first: keys[0]}
 	for _, k := range keys {
 		set.byID[k.ID] = k
 	}
