@@ -26,10 +26,12 @@ const (
 	// notifyBytes keeps a payload below Postgres's limit of 8000 bytes.
 	notifyBytes = 7500
 
-	// Notifying transactions hold a lock of the whole cluster while they commit.
-	// At once while tokens last, users merged into one payload above: pausing after
-	// each would cost 2 ms at exactly the rates where it is not needed.
-	notifyRate  = 1000 // per second
+	// Notifying transactions hold a lock of the whole cluster while they commit, and
+	// each wakes every replica: they share a rate. At once while tokens last, what is
+	// pending merged into one payload above: pausing after each would cost 2 ms at
+	// exactly the rates where it is not needed.
+	notifyRate  = 1000 // per second, of all replicas but one together
+	notifyLeast = 100  // per second, of each
 	notifyBurst = 20
 
 	notifyTimeout = 3 * time.Second
@@ -50,6 +52,7 @@ type Fanout struct {
 	logger    *slog.Logger
 	metrics   fanoutMetrics
 	complain  rate.Sometimes // about what cannot be opened
+	limit     *rate.Limiter
 	peers     atomic.Int64
 	listening atomic.Bool
 
@@ -107,13 +110,16 @@ func NewFanout(cfg FanoutConfig) *Fanout {
 	}
 	return &Fanout{
 		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, box: cfg.Box, resync: cfg.Resync, logger: cfg.Logger,
-		metrics: m, complain: rate.Sometimes{Interval: time.Minute}, pending: map[string]int64{}, ready: make(chan struct{}, 1),
+		metrics: m, limit: rate.NewLimiter(notifyRate, notifyBurst), complain: rate.Sometimes{Interval: time.Minute}, pending: map[string]int64{}, ready: make(chan struct{}, 1),
 	}
 }
 
 // SetPeers says how many other replicas are alive: while there are none, nothing
 // is sent.
-func (f *Fanout) SetPeers(n int) { f.peers.Store(int64(n)) }
+func (f *Fanout) SetPeers(n int) {
+	f.peers.Store(int64(n))
+	f.limit.SetLimit(max(notifyLeast, notifyRate/rate.Limit(max(n, 1))))
+}
 
 // Listening reports whether notifications are being received.
 func (f *Fanout) Listening() bool { return f.listening.Load() }
@@ -163,7 +169,6 @@ func (f *Fanout) send(ctx context.Context) {
 // pace hands out what is pending as payloads, no faster than the limit, until ctx
 // ends.
 func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
-	limit := rate.NewLimiter(notifyRate, notifyBurst)
 	for failures := 0; ; {
 		select {
 		case <-f.ready:
@@ -171,7 +176,7 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 			return
 		}
 		// Before what is pending is taken: what comes while it waits goes along.
-		if limit.Wait(ctx) != nil {
+		if f.limit.Wait(ctx) != nil {
 			return
 		}
 		select {
@@ -179,7 +184,7 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 		default:
 		}
 		for i, payload := range f.take() {
-			if i > 0 && limit.Wait(ctx) != nil {
+			if i > 0 && f.limit.Wait(ctx) != nil {
 				return
 			}
 			if err := notify(payload); err != nil {

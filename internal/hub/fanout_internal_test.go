@@ -58,30 +58,35 @@ func TestNotificationsGoOutAtOnceWhileTokensLast(t *testing.T) {
 	})
 }
 
-// Each notification takes a lock of the whole cluster: above the rate, users are
-// merged, and nobody is forgotten.
+// Each notification takes a lock of the whole cluster and wakes every replica: above
+// the rate, of which each has its share, users are merged, and nobody is forgotten.
 func TestNotificationsAreMergedAboveTheirRate(t *testing.T) {
-	inFanoutBubble(t, func(t *testing.T, f *Fanout, sent *[]string) {
-		const users, every = 30_000, 100 * time.Microsecond
-		start := time.Now()
-		tick := time.NewTicker(every)
-		defer tick.Stop()
-		for i := range users {
-			<-tick.C
-			f.Publish(user(i), nil)
-		}
-		<-time.After(time.Second)
-		synctest.Wait()
-		most := int(notifyRate*(users*every).Seconds()) + notifyBurst
-		if n := len(*sent); n > most+1 || n < most/2 {
-			t.Errorf("%d payloads for %d users in %v, want %d at the most", n, users, time.Since(start), most)
-		}
-		named := 0
-		for _, payload := range *sent {
-			named += strings.Count(payload, "\n")
-		}
-		if named != users {
-			t.Errorf("%d users were named, want %d", named, users)
-		}
-	})
+	t.Parallel()
+	for peers, perSecond := range map[int]float64{1: 1000, 3: 333.3, 9: 111.1, 19: 100} {
+		t.Run(fmt.Sprint(peers, " peers"), func(t *testing.T) {
+			inFanoutBubble(t, func(t *testing.T, f *Fanout, sent *[]string) {
+				f.SetPeers(peers)
+				const users, every = 30_000, 100 * time.Microsecond
+				tick := time.NewTicker(every)
+				defer tick.Stop()
+				for i := range users {
+					<-tick.C
+					f.Publish(user(i), nil)
+				}
+				<-time.After(time.Second) // for the last
+				synctest.Wait()
+				n, most := len(*sent), perSecond*(users*every).Seconds()+notifyBurst+2
+				if float64(n) > most || float64(n) < most*0.95 {
+					t.Errorf("%d payloads in %v, want %.0f", n, users*every, most)
+				}
+				named := 0
+				for _, payload := range *sent {
+					named += strings.Count(payload, "\n")
+				}
+				if named != users {
+					t.Errorf("%d users were named, want %d", named, users)
+				}
+			})
+		})
+	}
 }
