@@ -26,7 +26,12 @@
 //
 // A wake says that a stream has grown. It may be lost, doubled or merged. On the
 // replica that committed it is a function call; the other replicas are told by
-// NOTIFY (Fanout). Every few seconds the sweep compares the positions of sessions
+// NOTIFY (Fanout), and the newest events go along in it, so that they need not be read
+// back. LISTEN and NOTIFY know no privileges: the events are sealed with keys that only
+// replicas have, and whoever else sends can make a replica look and nothing more. An
+// event that was opened is believed as one that was read; sent again it changes
+// nothing, for seqs decide. What does not open, or finds no room, is read from the
+// log. Every few seconds the sweep compares the positions of sessions
 // with the log, in one statement: those whose lane is owed, and every fifth time all,
 // for a lane that one session has confirmed owes nothing to another that was missed.
 //

@@ -24,11 +24,12 @@ func delivery() []panel {
 		},
 		{
 			title: "Sweep and lost notifications", unit: "ops",
-			about: "Sessions that the sweep found behind; notifications that failed; users left out of notifications because too many were waiting.",
+			about: "Sessions that the sweep found behind; notifications that failed; users left out of notifications because too many were waiting; notifications whose messages did not open (do all replicas have the same keyring?), which are read from the log.",
 			queries: []query{
 				{`sum(rate(restante_sweep_found_total{instance=~"$replica"}[$__rate_interval]))`, "found by the sweep"},
 				{`sum(rate(restante_notify_sent_total{instance=~"$replica", result="failed"}[$__rate_interval]))`, "notifications failed"},
 				{`sum(rate(restante_notify_dropped_users_total{instance=~"$replica"}[$__rate_interval]))`, "users left out"},
+				{`sum(rate(restante_notify_unopened_total{instance=~"$replica"}[$__rate_interval]))`, "messages not opened"},
 			},
 		},
 		{

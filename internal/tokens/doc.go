@@ -65,4 +65,9 @@
 // everywhere, then [RemoveKey]. Rotate long before 2³² tokens under one key,
 // because A256GCM's random nonces may repeat from there on; daily or monthly is
 // ample.
+//
+// # Box
+//
+// A [Box] seals what replicas tell each other through the database, with keys derived
+// from the keyring's: not a token and not stored, it is here because the keys are.
 package tokens
