@@ -246,17 +246,21 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 	a.metrics.repeated.Add(float64(repeated))
 	a.metrics.batchSize.Observe(float64(msgs))
 	if len(heads) > 0 {
-		a.onCommit(heads, entries(batch))
+		a.onCommit(heads, entries(batch, heads))
 	}
 }
 
-// entries are the events that a committed batch has added to the log.
-func entries(batch []*appendRequest) iter.Seq[Entry] {
+// entries are the events that a committed batch has added to these streams.
+func entries(batch []*appendRequest, heads []Head) iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
+		grown := make(map[string]bool, len(heads))
+		for i := range heads {
+			grown[heads[i].UserID] = true
+		}
 		for _, r := range batch {
 			for i := range r.msgs {
 				m, rc := &r.msgs[i], &r.receipts[i]
-				if rc.Err == nil && !rc.Repeated && !yield(Entry{m.UserID, newEvent(m, rc)}) {
+				if rc.Err == nil && !rc.Repeated && grown[m.UserID] && !yield(Entry{m.UserID, newEvent(m, rc)}) {
 					return
 				}
 			}

@@ -52,7 +52,7 @@ jobs AS (
 	SELECT jsonb_build_object('user_id', up.user_id), '` + JobKind + `', '` + JobQueue + `', ` + jobMaxAttempts + `, now() + $11::interval
 	FROM up JOIN counts ON counts.user_id = up.user_id
 	WHERE up.lane = 1 AND up.armed = up.head - counts.n + 1)
-SELECT user_id, head, now() FROM up`
+SELECT user_id, head, lane, now() FROM up`
 
 // outcomeUnknown is a failure after which only Postgres knows whether the batch
 // was committed.
@@ -64,7 +64,7 @@ func (e *outcomeUnknown) Unwrap() []error { return []error{ErrOutcomeUnknown, e.
 func isOutcomeUnknown(err error) bool { return errors.Is(err, ErrOutcomeUnknown) }
 
 // write commits a batch and fills in the receipts. It returns the new heads of
-// the streams that grew.
+// the streams that grew and whose users may be connected.
 func (s *appendStore) write(ctx context.Context, batch []*appendRequest) ([]Head, error) {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
@@ -84,7 +84,7 @@ func (s *appendStore) write(ctx context.Context, batch []*appendRequest) ([]Head
 		return nil, appendError(err)
 	}
 	rows.receipts(acceptedAt)
-	return rows.heads, nil
+	return rows.near, nil
 }
 
 // appendError tells a statement that Postgres rolled back from one whose fate
@@ -107,6 +107,7 @@ type appendRow struct {
 type appendRows struct {
 	rows  []appendRow
 	heads []Head // sorted by user; Seq is the count before insert, the head after
+	near  []Head // after insert: those of heads whose lane is not parked, for I3 says that nobody waits for the others
 }
 
 // newAppendRows takes the messages of a batch that are still to be written: all
@@ -151,13 +152,18 @@ func (a *appendRows) insert(ctx context.Context, db queryer, deliverDelay time.D
 		return acceptedAt, err
 	}
 	var head Head
+	var lane Lane
 	found := 0
-	_, err = pgx.ForEachRow(rows, []any{&head.UserID, &head.Seq, &acceptedAt}, func() error {
+	a.near = make([]Head, 0, len(a.heads))
+	_, err = pgx.ForEachRow(rows, []any{&head.UserID, &head.Seq, &lane, &acceptedAt}, func() error {
 		i, ok := slices.BinarySearchFunc(a.heads, head.UserID, func(h Head, user string) int { return strings.Compare(h.UserID, user) })
 		if !ok {
 			return fmt.Errorf("user %q was not in the batch", head.UserID)
 		}
 		a.heads[i].Seq = head.Seq
+		if lane != Parked {
+			a.near = append(a.near, head)
+		}
 		found++
 		return nil
 	})

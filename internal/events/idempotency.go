@@ -82,7 +82,7 @@ func (s *appendStore) writeKeyed(ctx context.Context, conn *pgx.Conn, batch []*a
 	}
 	fresh.receipts(acceptedAt)
 	settleRepeats(all.rows)
-	return fresh.heads, nil
+	return fresh.near, nil
 }
 
 // commitError is appendError of a COMMIT. The driver's word that nothing was sent

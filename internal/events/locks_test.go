@@ -11,7 +11,8 @@ import (
 	"restante/internal/events"
 )
 
-// metric returns the sum of a metric's values over its labels.
+// metric returns the sum of a metric's values, of a histogram's counts, over its
+// labels.
 func metric(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()
@@ -23,10 +24,12 @@ func metric(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
+		return sum
 	}
-	return sum
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // measured is a replica whose metrics the test can read.

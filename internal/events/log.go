@@ -28,9 +28,12 @@ type Config struct {
 	// Upkeep is relaxed too and plans every statement anew: reconcile, reap, census and
 	// the sweep of what is pending read much of a table or little, whatever it holds.
 	Upkeep *pgxpool.Pool
-	// OnCommit is told what has just been committed, so that sessions can be
-	// woken: how far streams have grown, and the events themselves, to be ranged over
-	// during the call only. It is called from the only commit loop and must not block.
+	// OnCommit is told what has just been committed for users who may be connected, so
+	// that sessions can be woken: how far streams have grown, and the events themselves,
+	// to be ranged over during the call only. Users whose lane is parked are left out:
+	// most messages are for somebody who is away, and to tell every replica of each
+	// would cost more than to write it. It is called from the only commit loop and must
+	// not block.
 	OnCommit func([]Head, iter.Seq[Entry])
 	// DeliverDelay is how long after an append its delivery job becomes due.
 	DeliverDelay time.Duration

@@ -155,7 +155,7 @@ func TestReadIsServedFromTheTail(t *testing.T) {
 	if page, err := log.Read(t.Context(), "al", seq-1, seq); err != nil || seqs(page) != "2 through 2" {
 		t.Errorf("%s, %v", seqs(page), err)
 	}
-	if n := metric(t, metrics, "restante_read_seconds_count"); n != 0 {
+	if n := metric(t, metrics, "restante_read_seconds"); n != 0 {
 		t.Errorf("asked Postgres %v times", n)
 	}
 	log.exec(t, `UPDATE events SET payload = '"changed"'`) // who reads this has asked Postgres
