@@ -38,8 +38,8 @@ type Options struct {
 	WindowSize   int           // messages; zero: 1024
 
 	// DropCommitWake decides, for each commit, whether this replica's own
-	// sessions are not woken by it; DropNotify whether the others are not told.
-	// nil: never.
+	// sessions are not woken by it; DropNotify, whether the others are not told how far
+	// streams have grown, and again, whether they are not told the events. nil: never.
 	DropCommitWake func() bool
 	DropNotify     func() bool
 	// DropHeard decides whether a received notification is lost. nil: never.
@@ -158,9 +158,13 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 			if !o.DropCommitWake() {
 				r.Hub.Wake(hub.FromCommit, heads)
 			}
-			if !o.DropNotify() {
-				r.Fanout.Publish(heads, entries)
+			if o.DropNotify() {
+				heads = nil
 			}
+			if o.DropNotify() {
+				entries = nil
+			}
+			r.Fanout.Publish(heads, entries)
 		},
 		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, Metrics: r.Metrics,
 	})
@@ -189,8 +193,6 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 		Heard: func(heads []events.Head, entries []events.Entry) {
 			if !o.DropHeard() {
 				r.Log.Heard(entries)
-			}
-			if !o.DropHeard() {
 				r.Hub.Wake(hub.FromNotify, heads)
 			}
 		},

@@ -38,7 +38,10 @@ func TestOnlyNotify(t *testing.T) {
 	if n := a.metric("restante_notify_sent_total", `result="ok"`); n == 0 {
 		t.Error("no notification was sent")
 	}
-	// They go along in it: what b reads is what it could not have heard of.
+	// They go along: what b reads is what it could not have heard of.
+	if n := a.metric("restante_notify_sent_messages_total", ""); n != messages {
+		t.Errorf("%v messages went along in notifications, want %d", n, messages)
+	}
 	if n := b.metric("restante_notify_received_messages_total", ""); n != messages {
 		t.Errorf("%v messages came along in notifications, want %d", n, messages)
 	}

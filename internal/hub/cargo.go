@@ -30,35 +30,42 @@ type Box interface {
 	Open(sender string, sealed []byte) ([]byte, error)
 }
 
-// load adds to a cargo the entries that still find room. The others are read from
-// the log by whoever wants them, and so is everything if a cargo is lost: a cargo is
-// a hint too. With it, a message that crosses from one replica to another does so in
-// 0.7 ms instead of 1.1, and four replicas on two cores take a third more.
-func load(cargo []byte, entries iter.Seq[events.Entry]) []byte {
+// cargo is what goes along in a notification.
+type cargo struct {
+	bytes   []byte // cargoVersion, then entry after entry
+	entries int
+}
+
+// load adds the entries that still find room. The others are read from the log by
+// whoever wants them, and so is everything if a cargo is lost: it is a hint as well.
+// With it, a message crosses from one replica to another in 0.7 ms instead of 1.1, and
+// four replicas on two cores take a third more.
+func (c *cargo) load(entries iter.Seq[events.Entry]) {
 	for e := range entries {
-		if len(cargo) == 0 {
-			cargo = append(make([]byte, 0, carryBytes), cargoVersion)
+		if c.entries == 0 {
+			c.bytes = append(make([]byte, 0, carryBytes), cargoVersion)
 		}
-		if len(cargo)+entryBytes(e) > carryBytes {
-			return cargo // later ones of this user would be of no use without it
+		if len(c.bytes)+entryBytes(e) > carryBytes {
+			return // later ones of this user would be of no use without it
 		}
-		cargo = appendEntry(cargo, e)
+		c.bytes = appendEntry(c.bytes, e)
+		c.entries++
 	}
-	return cargo
 }
 
 // ship writes the line of a cargo, if there is any.
-func (f *Fanout) ship(b *strings.Builder, cargo []byte) {
-	if len(cargo) <= 1 {
+func (f *Fanout) ship(b *strings.Builder, c cargo) {
+	if c.entries == 0 {
 		return
 	}
-	sealed, err := f.box.Seal(cargo)
+	sealed, err := f.box.Seal(c.bytes)
 	if err != nil {
 		f.logger.Error("messages cannot be sealed; the other replicas read them from the log", "err", err)
 		return
 	}
 	b.WriteString("\n" + cargoMark)
 	b.WriteString(base64.RawStdEncoding.EncodeToString(sealed))
+	f.metrics.shipped.Add(float64(c.entries))
 }
 
 // unload opens the line of a cargo. What cannot be opened is left alone.
@@ -80,14 +87,14 @@ func (f *Fanout) open(from, line string) ([]events.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	cargo, err := f.box.Open(from, sealed)
+	plain, err := f.box.Open(from, sealed)
 	if err != nil {
 		return nil, err
 	}
-	if len(cargo) > 0 && cargo[0] != cargoVersion {
+	if len(plain) > 0 && plain[0] != cargoVersion {
 		return nil, nil // of a newer release
 	}
-	return parseCargo(cargo)
+	return parseCargo(plain)
 }
 
 // clip shortens what may be anybody's text for a log line.
@@ -113,12 +120,12 @@ func entryBytes(e events.Entry) int {
 
 var errCargo = errors.New("not a cargo")
 
-// parseCargo is the inverse of load.
-func parseCargo(cargo []byte) ([]events.Entry, error) {
-	if len(cargo) == 0 || cargo[0] != cargoVersion {
+// parseCargo reads the bytes of a cargo.
+func parseCargo(plain []byte) ([]events.Entry, error) {
+	if len(plain) == 0 || plain[0] != cargoVersion {
 		return nil, errCargo
 	}
-	r := cargoReader{rest: cargo[1:], ok: true}
+	r := cargoReader{rest: plain[1:], ok: true}
 	var entries []events.Entry
 	for len(r.rest) > 0 {
 		var e events.Entry

@@ -58,7 +58,7 @@ type Fanout struct {
 
 	mu      sync.Mutex // guards pending and cargo
 	pending map[string]int64
-	cargo   []byte        // events that go along, at most carryBytes
+	cargo   cargo
 	ready   chan struct{} // has room for one: something is pending
 }
 
@@ -143,7 +143,7 @@ func (f *Fanout) Publish(heads []events.Head, entries iter.Seq[events.Entry]) {
 		}
 	}
 	if entries != nil {
-		f.cargo = load(f.cargo, entries)
+		f.cargo.load(entries)
 	}
 	f.mu.Unlock()
 	f.kick()
@@ -206,14 +206,17 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 // control characters.
 func (f *Fanout) take() []string {
 	f.mu.Lock()
-	pending, cargo := f.pending, f.cargo
-	f.pending, f.cargo = make(map[string]int64, len(pending)), nil
+	pending, along := f.pending, f.cargo
+	f.pending, f.cargo = make(map[string]int64, len(pending)), cargo{}
 	f.mu.Unlock()
+	if len(pending) == 0 {
+		return nil
+	}
 	f.metrics.sentUsers.Add(float64(len(pending)))
 	var payloads []string
 	b := strings.Builder{}
 	b.WriteString(f.replicaID)
-	f.ship(&b, cargo)
+	f.ship(&b, along)
 	for user, seq := range pending {
 		if b.Len()+len(user)+22 > notifyBytes {
 			payloads = append(payloads, b.String())
@@ -225,10 +228,7 @@ func (f *Fanout) take() []string {
 		b.WriteByte('\t')
 		b.WriteString(strconv.FormatInt(seq, 10))
 	}
-	if len(pending) > 0 {
-		payloads = append(payloads, b.String())
-	}
-	return payloads
+	return append(payloads, b.String())
 }
 
 // notify sends one payload, connecting first if need be; a connection that
