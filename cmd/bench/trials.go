@@ -56,7 +56,7 @@ func trials(long bool) []trial {
 			trial{name: "10M events", args: one + " -past 10000000", most: 1})
 	}
 	all = append(all,
-		trial{name: "16 publishers", args: "throughput -duration 3s -warmup 12s -publishers 16", floor: true},
+		trial{name: "16 publishers", args: "throughput -duration 5s -warmup 12s -publishers 16", floor: true},
 		trial{name: "groups", args: "batch -duration 3s -warmup 2s", floor: true},
 		trial{name: "500/s", args: due + "-duration 8s -rate 500", floor: true},
 		trial{name: "500/s across", args: due + "-duration 5s -rate 500 -replicas 2 -cross"},
