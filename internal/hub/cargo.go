@@ -74,7 +74,7 @@ func (f *Fanout) unload(from, line string) []events.Entry {
 	if err != nil {
 		f.metrics.unopened.Inc()
 		f.complain.Do(func() {
-			f.logger.Warn("messages of a notification cannot be opened; they are read from the log. Do all replicas have the same keyring?", "from", clip(from), "err", err)
+			f.logger.Warn("messages of a notification cannot be opened; they are read from the log. Do all replicas have the same keyring?", "err", err)
 		})
 		return nil
 	}
@@ -96,9 +96,6 @@ func (f *Fanout) open(from, line string) ([]events.Entry, error) {
 	}
 	return parseCargo(plain)
 }
-
-// clip shortens what may be anybody's text for a log line.
-func clip(s string) string { return s[:min(len(s), 40)] }
 
 // appendEntry writes an entry: seq and times (µs since 1970, as Postgres has them)
 // as varints, then user, type, traceparent and payload, each after its length.
