@@ -17,7 +17,7 @@ const (
 	// base64 they take 6.2 KB of it, which leaves room to name fifty users.
 	carryBytes = 4500
 
-	cargoMark    = "+" // begins the line; a user's line has a tab, this one has none
+	cargoMark    = "+" // begins the line, which has no tab, as a user's has
 	cargoVersion = 1   // first byte of a cargo; another one is left alone
 )
 

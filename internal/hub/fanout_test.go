@@ -230,6 +230,22 @@ func TestMergedWakesKeepTheStrongest(t *testing.T) {
 	}
 }
 
+// The counter-example: telephone numbers, taken for the line with the messages.
+func TestUsersWhoseIDsBeginLikeALineOfOurs(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	keys := ring(t)
+	a, b := startFanout(t, db.URL, "a", boxed(keys, "e")), startFanout(t, db.URL, "b", boxed(keys, "e"))
+	a.SetPeers(1)
+	for i, user := range []string{"+", "+4917012345", "++", "+AAAA"} {
+		a.Publish([]events.Head{{UserID: user, Seq: 1}}, slices.Values([]events.Entry{posted(user, 1, `"hello"`)}))
+		b.hears(t, events.Head{UserID: user, Seq: 1})
+		if seqs := b.carried(user); !slices.Equal(seqs, []int64{1}) {
+			t.Errorf("user %d, %q: %v came along", i, user, seqs)
+		}
+	}
+}
+
 func TestForeignAndOwnPayloads(t *testing.T) {
 	t.Parallel()
 	db := testdb.New(t)

@@ -133,13 +133,15 @@ func (f *Fanout) hear(payload string) {
 	var heads []events.Head
 	var entries []events.Entry
 	for line := range strings.SplitSeq(lines, "\n") {
-		if cargo, ok := strings.CutPrefix(line, cargoMark); ok {
-			entries = f.unload(from, cargo)
+		user, head, ok := strings.Cut(line, "\t")
+		if !ok {
+			// Only without a tab: user ids may begin with the mark as well.
+			if cargo, ok := strings.CutPrefix(line, cargoMark); ok {
+				entries = f.unload(from, cargo)
+			}
 			continue
 		}
-		user, head, ok := strings.Cut(line, "\t")
-		seq, err := strconv.ParseInt(head, 10, 64)
-		if ok && err == nil {
+		if seq, err := strconv.ParseInt(head, 10, 64); err == nil {
 			heads = append(heads, events.Head{UserID: user, Seq: seq})
 		}
 	}

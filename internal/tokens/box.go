@@ -68,10 +68,14 @@ func (b *Box) Seal(plain []byte) ([]byte, error) {
 // Open decrypts what a sender has sealed, with any key of the keyring. It does not
 // tell whether it was opened before.
 func (b *Box) Open(sender string, sealed []byte) ([]byte, error) {
-	if len(sealed) == 0 || len(sealed) < 1+int(sealed[0])+12 {
+	if len(sealed) == 0 {
 		return nil, errNotSealed
 	}
-	kid, rest := string(sealed[1:1+sealed[0]]), sealed[1+sealed[0]:]
+	kidEnd := 1 + int(sealed[0])
+	if len(sealed) < kidEnd+12 {
+		return nil, errNotSealed
+	}
+	kid, rest := string(sealed[1:kidEnd]), sealed[kidEnd:]
 	key, ok := b.ring.find(kid)
 	if !ok {
 		return nil, errNotSealed

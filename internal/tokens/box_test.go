@@ -58,6 +58,7 @@ func TestBoxOpensNothingElse(t *testing.T) {
 		"another epoch":    func() ([]byte, error) { return elsewhere.Open("a", sealed) },
 		"another keyring":  func() ([]byte, error) { return b.Open("a", seal(t, stranger, "hello")) },
 		"nothing":          func() ([]byte, error) { return b.Open("a", nil) },
+		"the longest kid":  func() ([]byte, error) { return b.Open("a", append([]byte{255}, make([]byte, 8000)...)) },
 		"a kid cut short":  func() ([]byte, error) { return b.Open("a", []byte{200, 'k'}) },
 		"no ciphertext":    func() ([]byte, error) { return b.Open("a", sealed[:1+len(key.ID)+12]) },
 		"the end cut off":  func() ([]byte, error) { return b.Open("a", sealed[:len(sealed)-1]) },
@@ -74,6 +75,29 @@ func TestBoxOpensNothingElse(t *testing.T) {
 			t.Errorf("byte %d changed: opened as %q", i, plain)
 		}
 	}
+}
+
+// FuzzBoxOpen: anybody who may connect to the database can send anything.
+func FuzzBoxOpen(f *testing.F) {
+	key, err := NewKey()
+	if err != nil {
+		f.Fatal(err)
+	}
+	key.ID = "k"
+	ring, err := NewKeyring(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	b := NewBox(ring, "b", "e1")
+	f.Add([]byte{})
+	f.Add([]byte{1, 'k'})
+	f.Add(append([]byte{255}, make([]byte, 300)...))
+	f.Add(append([]byte{1, 'k'}, make([]byte, 12+16)...))
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		if plain, err := b.Open("a", sealed); err == nil {
+			t.Errorf("%x: opened as %q", sealed, plain)
+		}
+	})
 }
 
 // While keys are rotated, replicas do not change theirs at the same time.
