@@ -20,19 +20,26 @@ const (
 	ackStreams = 5000 // streams per statement
 )
 
-// acker writes the positions that clients confirm, many in one statement. A
-// position that could not be written stays, and goes with the next batch.
+// acker writes the positions that clients confirm, many in one statement, which
+// waits for no stream: positions of streams that are locked move to late, and
+// ackLate writes them. A position that could not be written for another reason
+// stays, and goes with the next batch.
 type acker struct {
 	pool    *pgxpool.Pool
 	metrics *metrics
 
-	mu      sync.Mutex // guards pending
+	mu      sync.Mutex // guards pending and late; no user is in both
 	pending map[string]int64
+	late    map[string]*lateAck
 	wake    chan struct{} // has room for one: something is pending
+	skipped chan struct{} // has room for one: something is late
 }
 
 func newAcker(pool *pgxpool.Pool, m *metrics) *acker {
-	return &acker{pool: pool, metrics: m, pending: map[string]int64{}, wake: make(chan struct{}, 1)}
+	return &acker{
+		pool: pool, metrics: m, pending: map[string]int64{}, late: map[string]*lateAck{},
+		wake: make(chan struct{}, 1), skipped: make(chan struct{}, 1),
+	}
 }
 
 // Ack records that a client has confirmed every event of a user up to seq. It
@@ -43,17 +50,36 @@ func (l *Log) Ack(userID string, seq int64) { l.acks.add(userID, seq) }
 
 func (a *acker) add(user string, seq int64) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if late := a.late[user]; late != nil {
+		late.seq = max(late.seq, seq)
+		return
+	}
 	if seq > a.pending[user] {
 		a.pending[user] = seq
 	}
-	a.mu.Unlock()
+	signal(a.wake)
+}
+
+// signal leaves a note in a channel that has room for one.
+func signal(note chan struct{}) {
 	select {
-	case a.wake <- struct{}{}:
+	case note <- struct{}{}:
 	default:
 	}
 }
 
+// run writes acks until ctx ends, and then what is left of them.
 func (a *acker) run(ctx context.Context) {
+	late, flushed := context.WithCancel(context.WithoutCancel(ctx))
+	var g sync.WaitGroup
+	g.Go(func() { a.runLate(late) })
+	a.runFlush(ctx)
+	flushed()
+	g.Wait()
+}
+
+func (a *acker) runFlush(ctx context.Context) {
 	pause := time.NewTimer(0)
 	<-pause.C
 	for {
@@ -66,20 +92,13 @@ func (a *acker) run(ctx context.Context) {
 		wait := ackEvery
 		if !a.flush(ctx) {
 			wait = ackRetry
-			a.kick()
+			signal(a.wake)
 		}
 		pause.Reset(wait)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 		}
-	}
-}
-
-func (a *acker) kick() {
-	select {
-	case a.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -91,7 +110,7 @@ func (a *acker) take() map[string]int64 {
 	return taken
 }
 
-// flush writes what is pending and reports whether all of it was written. It is
+// flush writes what is pending and reports whether no statement failed. It is
 // not cut short by the shutdown, whose last flush it is.
 func (a *acker) flush(ctx context.Context) bool {
 	taken := a.take()
@@ -102,23 +121,18 @@ func (a *acker) flush(ctx context.Context) bool {
 	for user := range taken {
 		users = append(users, user)
 	}
-	slices.Sort(users)
+	slices.Sort(users) // neighbours in the index
 	for chunk := range slices.Chunk(users, ackStreams) {
 		seqs := make([]int64, len(chunk))
 		for i, user := range chunk {
 			seqs[i] = taken[user]
 		}
-		start := time.Now()
-		err := a.write(context.WithoutCancel(ctx), chunk, seqs)
-		a.metrics.ackSeconds.Observe(time.Since(start).Seconds())
+		locked, err := a.write(context.WithoutCancel(ctx), chunk, seqs)
 		if err != nil {
-			a.metrics.ackErrors.Inc()
-			if lockTimeout(err) {
-				a.writeFree(context.WithoutCancel(ctx), taken, chunk, seqs)
-			}
 			a.restore(taken)
 			return false
 		}
+		a.postpone(taken, locked)
 		for _, user := range chunk {
 			delete(taken, user)
 		}
@@ -134,51 +148,43 @@ func (a *acker) restore(unwritten map[string]int64) {
 	}
 }
 
-// ackSQL locks in the order of user ids before it updates: UPDATE … FROM unnest
-// alone locks in any order and deadlocks with the append (4 times in 4 s, a third
-// of the throughput). Positions beyond the head can only come from another epoch.
+// ackSQL leaves out the streams that are locked at the moment. It waits for nobody,
+// so the order in which it locks does not matter. Positions beyond the head can only
+// come from another epoch.
 const ackSQL = `
 WITH l AS MATERIALIZED (
 	SELECT s.user_id, a.seq FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
 	JOIN streams s ON s.user_id = a.user_id
 	WHERE s.acked < a.seq
-	ORDER BY s.user_id FOR NO KEY UPDATE OF s)
+	FOR NO KEY UPDATE OF s SKIP LOCKED)
 UPDATE streams s SET acked = least(l.seq, s.head) FROM l WHERE s.user_id = l.user_id AND s.acked < l.seq`
 
-// ackFreeSQL leaves out the streams that are locked at the moment, and says which
-// it has written.
-const ackFreeSQL = `
-WITH l AS MATERIALIZED (
-	SELECT s.user_id, a.seq FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
-	JOIN streams s ON s.user_id = a.user_id
-	WHERE s.acked < a.seq
-	FOR NO KEY UPDATE OF s SKIP LOCKED)
-UPDATE streams s SET acked = least(l.seq, s.head) FROM l WHERE s.user_id = l.user_id AND s.acked < l.seq
-RETURNING s.user_id`
+// ackLeftSQL finds what ackSQL has left out.
+const ackLeftSQL = `
+SELECT a.user_id FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
+JOIN streams s ON s.user_id = a.user_id WHERE s.acked < least(a.seq, s.head)`
 
-// writeFree writes what it can after a stream that somebody keeps locked has
-// failed a whole flush, and takes it out of taken.
-func (a *acker) writeFree(ctx context.Context, taken map[string]int64, users []string, seqs []int64) {
+// write writes positions and returns the users whose streams were locked.
+func (a *acker) write(ctx context.Context, users []string, seqs []int64) (locked []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	rows, err := a.pool.Query(ctx, ackFreeSQL, users, seqs)
+	defer func(start time.Time) {
+		a.metrics.ackSeconds.Observe(time.Since(start).Seconds())
+		if err != nil {
+			a.metrics.ackErrors.Inc()
+		}
+	}(time.Now())
+	written, err := a.pool.Exec(ctx, ackSQL, users, seqs)
 	if err != nil {
-		return // all of it stays, and is written with the next flush
+		return nil, err
 	}
-	written, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	a.metrics.acked.Add(float64(written.RowsAffected()))
+	if written.RowsAffected() == int64(len(users)) {
+		return nil, nil
+	}
+	rows, err := a.pool.Query(ctx, ackLeftSQL, users, seqs) // most of them had been written before
 	if err != nil {
-		return
+		return nil, err
 	}
-	a.metrics.acked.Add(float64(len(written)))
-	for _, user := range written {
-		delete(taken, user)
-	}
-}
-
-func (a *acker) write(ctx context.Context, users []string, seqs []int64) error {
-	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
-	defer cancel()
-	tag, err := a.pool.Exec(ctx, ackSQL, users, seqs)
-	a.metrics.acked.Add(float64(tag.RowsAffected()))
-	return err
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }

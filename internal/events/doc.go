@@ -46,9 +46,9 @@
 // client is told of the gap. So what is there, up to acked, was delivered, and what
 // is not there, beyond trimmed, has expired.
 //
-// Two rules keep this true. Statements that lock several streams lock them in
-// the order of their user ids, in one statement. And what depends on a lock is
-// looked at in a later statement than the one that takes it: under READ
+// Two rules keep this true. Statements that lock several streams and wait for them
+// lock them in the order of their user ids, in one statement. And what depends on a
+// lock is looked at in a later statement than the one that takes it: under READ
 // COMMITTED a statement's snapshot is older than the locks it waits for.
 //
 // # Failure

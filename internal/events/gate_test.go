@@ -77,6 +77,36 @@ func (r *replica) backends(t *testing.T, where string) (n int) {
 	return n
 }
 
+// lockAll locks streams that exist, in a transaction of somebody else's, until
+// release is called.
+func (r *replica) lockAll(t *testing.T, users ...string) (release func()) {
+	t.Helper()
+	return r.foreign(t, `SELECT FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users)
+}
+
+// foreign begins a transaction of somebody else's, which stays open until end is
+// called; then it is rolled back.
+func (r *replica) foreign(t *testing.T, sql string, args ...any) (end func()) {
+	t.Helper()
+	cfg := r.durable.Config().ConnConfig.Copy()
+	cfg.RuntimeParams = map[string]string{}
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, do := range []struct {
+		sql  string
+		args []any
+	}{{"BEGIN", nil}, {sql, args}} {
+		if _, err := conn.Exec(t.Context(), do.sql, do.args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	end = sync.OnceFunc(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	t.Cleanup(end)
+	return end
+}
+
 // patient gives a Log connections that wait longer for locks than it gives its
 // transactions time, so that on a slow machine a race that a test has arranged is
 // not decided by the clock. Plans that a test does not want are switched off.

@@ -112,42 +112,6 @@ func TestBatchesOfNewAndOldUsersDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The counter-example: an UPDATE that joins the acks with the streams locks them
-// in whatever order the plan finds them (here that of the table), and the append
-// in the order of the ids.
-func TestAcksAndAppendsDoNotDeadlock(t *testing.T) {
-	t.Parallel()
-	log := startLog(t)
-	url := log.durable.Config().ConnString()
-	slow, metrics := measured(t, url, patient(t, url, "enable_nestloop", "enable_mergejoin")) // as for a large batch
-	for _, user := range []string{"gate", "z", "m", "a"} {                                    // they stand in the table in this order
-		log.post(t, user, "x")
-	}
-	openGate := holdLock(t, log, "gate")
-	defer openGate()
-	slow.Ack("gate", 1)
-	log.waiting(t, 1)
-	for _, user := range []string{"a", "m", "z"} { // so these are written together
-		slow.Ack(user, 1)
-	}
-	release := holdLock(t, log, "m")
-	defer release()
-	openGate()
-	until(t, "the acks wait for m", func() bool { return log.acked(t, "gate") == 1 && log.backends(t, `wait_event_type = 'Lock'`) == 1 })
-	appended := appending(t, slow, "a", "z")
-	log.waiting(t, 2)
-	release()
-	get(t, "append", appended)
-	for _, user := range []string{"a", "m", "z"} {
-		until(t, "ack is written", func() bool { return log.acked(t, user) == 1 })
-	}
-	for _, name := range []string{"restante_append_errors_total", "restante_ack_flush_errors_total"} {
-		if n := metric(t, metrics, name); n > 0 {
-			t.Errorf("%s is %v", name, n)
-		}
-	}
-}
-
 // The counter-example: something slow holds one user's stream. Every batch that
 // has a message for this user waits, fails, and takes the messages of all others
 // with it; repeated one by one, each message for this user waits again.

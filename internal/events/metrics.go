@@ -14,6 +14,7 @@ type metrics struct {
 	ackSeconds    prometheus.Histogram
 	ackErrors     prometheus.Counter
 	acked         prometheus.Counter
+	ackLocked     prometheus.Counter
 	expired       prometheus.Counter
 	trimmed       prometheus.Counter
 }
@@ -32,11 +33,12 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		ackSeconds:    prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_ack_flush_seconds", Help: "Time to write one batch of acks.", Buckets: commitBuckets}),
 		ackErrors:     prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ack_flush_errors_total", Help: "Batches of acks that failed and were kept for later."}),
 		acked:         prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ack_streams_total", Help: "Streams whose acked position was written."}),
+		ackLocked:     prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ack_streams_locked_total", Help: "Streams that were locked by somebody else when their acked position was to be written; they are tried again on their own."}),
 		expired:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_expired_total", Help: "Events that nobody confirmed before their time was up."}),
 		trimmed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_trimmed_total", Help: "Delivered events deleted after the retention."}),
 	}
 	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds,
-		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.expired, m.trimmed)
+		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.ackLocked, m.expired, m.trimmed)
 	// Every series exists from the start: a rate over one that appears with its
 	// first error misses that error.
 	for _, reason := range []string{"overloaded", "lost_race", "unavailable", "outcome_unknown", "data"} {

@@ -59,6 +59,13 @@ func delivery() []panel {
 			},
 		},
 		{
+			title: "Locked streams", unit: "ops",
+			about: "Streams that somebody else's transaction had locked when they were to be written, and that were left aside and tried again on their own. Zero, or a few under traffic; a steady rate with messages that are late is a transaction that stays open: see \"oldest transaction\".",
+			queries: []query{
+				{`sum(rate(restante_ack_streams_locked_total{instance=~"$replica"}[$__rate_interval]))`, "acks"},
+			},
+		},
+		{
 			title: "Periodic jobs", unit: "short",
 			about:   "Runs of trim, purge, reconcile, reap and census, by result. Each should run about once a minute, on any replica; reap six times.",
 			queries: []query{{`sum by (kind, result) (increase(restante_upkeep_jobs_total{instance=~"$replica"}[$__rate_interval]))`, "{{kind}} {{result}}"}},
