@@ -49,10 +49,15 @@ func (s Status) err() error {
 	}
 }
 
+// Database is a connection or a pool.
+type Database interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
 // Check returns nil if the schema is the one this binary was built with, or an
 // error that wraps ErrBehind or ErrAhead and says what to do.
-func Check(ctx context.Context, pool *pgxpool.Pool) error {
-	status, err := Read(ctx, pool)
+func Check(ctx context.Context, db Database) error {
+	status, err := Read(ctx, db)
 	if err != nil {
 		return fmt.Errorf("check schema: %w", err)
 	}
@@ -60,12 +65,12 @@ func Check(ctx context.Context, pool *pgxpool.Pool) error {
 }
 
 // Read returns a database's versions. An empty database is not an error.
-func Read(ctx context.Context, pool *pgxpool.Pool) (Status, error) {
+func Read(ctx context.Context, db Database) (Status, error) {
 	var status Status
 	status.RiverWanted, status.LogWanted = Wanted()
 	// One snapshot, so that a migration in progress is seen before or after a
 	// step, and a table that was there cannot be gone.
-	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var river, log, meta bool
 		if err := tx.QueryRow(ctx, tablesQuery).Scan(&river, &log, &meta); err != nil {
 			return err
@@ -128,7 +133,7 @@ func Wanted() (river, log int) {
 // and its seqs will be given out a second time. Clients that resume from a
 // position of the old incarnation start again instead of skipping.
 //
-// Replicas read the epoch when they start: stop them first.
+// Replicas notice within a heartbeat and start anew on the new epoch.
 func NewEpoch(ctx context.Context, pool *pgxpool.Pool) (old, current string, err error) {
 	status, err := Read(ctx, pool)
 	if err != nil {

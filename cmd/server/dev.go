@@ -240,7 +240,7 @@ func (d *dev) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer admin.close()
-		err := d.replica.run(gatewayCtx, d.listeners.public, admin)
+		err := newGateway(d.cfg, d.logger, d.listeners.public, admin).run(gatewayCtx, d.replica)
 		return errors.Join(err, issuer.Close())
 	})
 	if d.postgres != nil {

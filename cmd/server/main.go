@@ -21,6 +21,7 @@
 //	session sessions                       connections
 //	events lanes replicas jobs             how many were found and put right
 //	path keys issuing_kid                  the keyring
+//	epoch system timeline                  the log's history
 //	elapsed_seconds                        how long it took
 //	task_id user_id seq due percent        a task of the sample application
 //	tasks lost attempt attempts repeated   how its tasks and posts fare

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
 
 	"restante/internal/api"
 	"restante/internal/database"
@@ -29,12 +30,15 @@ import (
 	"restante/migrations"
 )
 
-// replica is one gateway, wired but not running.
+// replica is one gateway on one history of the log, wired but not running.
 type replica struct {
 	id       string
 	cfg      config
 	logger   *slog.Logger
 	registry *prometheus.Registry
+
+	history *events.History
+	link    *database.Link
 
 	durable, relaxed, river *pgxpool.Pool
 	log                     *events.Log
@@ -46,11 +50,12 @@ type replica struct {
 	sockets                 *ws.Handler
 	api                     *api.API
 
-	draining atomic.Bool // /readyz says so
+	draining atomic.Bool     // /readyz says so
+	parts    *errgroup.Group // what run runs
 }
 
-// newReplica connects, checks the schema and wires everything together. The
-// caller runs it with run, or else closes its pools with close.
+// newReplica connects, checks the schema, wires everything together and takes the
+// lease. The caller runs it with run, or else closes its pools with close.
 func newReplica(ctx context.Context, cfg config, logger *slog.Logger) (_ *replica, err error) {
 	r := &replica{id: newReplicaID(), cfg: cfg, registry: prometheus.NewRegistry()}
 	r.logger = logger.With("replica", r.id)
@@ -61,19 +66,19 @@ func newReplica(ctx context.Context, cfg config, logger *slog.Logger) (_ *replic
 		}
 	}()
 
-	if err := r.openPools(ctx); err != nil {
+	if err := r.waitForLog(ctx); err != nil {
 		return nil, err
 	}
-	if err := r.waitForSchema(ctx); err != nil {
+	if err := r.openPools(ctx); err != nil {
 		return nil, err
 	}
 	if r.keyring, err = openKeyring(cfg, r.logger); err != nil {
 		return nil, err
 	}
-	if err := r.wire(ctx); err != nil {
+	if err := r.wire(); err != nil {
 		return nil, err
 	}
-	return r, nil
+	return r, r.firstBeat(ctx)
 }
 
 // newReplicaID is new at every start: with a fixed one, the sessions that a dead
@@ -87,6 +92,7 @@ func newReplicaID() string {
 }
 
 func (r *replica) openPools(ctx context.Context) error {
+	r.link = database.NewLink(r.history.Check)
 	durable, err := database.DurableConfig(r.cfg.databaseURL, r.cfg.durableMax)
 	if err != nil {
 		return err
@@ -99,29 +105,28 @@ func (r *replica) openPools(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.durable, err = database.Open(ctx, durable); err != nil {
+	if r.durable, err = r.link.Open(ctx, durable); err != nil {
 		return err
 	}
-	if r.relaxed, err = database.Open(ctx, relaxed); err != nil {
+	if r.relaxed, err = r.link.Open(ctx, relaxed); err != nil {
 		return err
 	}
-	r.river, err = database.Open(ctx, river)
+	r.river, err = r.link.Open(ctx, river)
 	return err
 }
 
-// waitForSchema returns when the database is there and its schema is the one this
-// program was built for; without -wait-for-db it looks once.
-func (r *replica) waitForSchema(ctx context.Context) error {
+// waitForLog returns when there is a database that takes writes, its schema is the one
+// this program was built for, and its history is known; without -wait-for-db it looks
+// once.
+func (r *replica) waitForLog(ctx context.Context) error {
 	for {
-		check, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := migrations.Check(check, r.relaxed)
-		cancel()
+		err := r.openLog(ctx)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return errors.New("interrupted while waiting for the database")
-		case !r.cfg.waitForDB && errors.Is(err, migrations.ErrBehind):
+		case !r.cfg.waitForDB && (errors.Is(err, migrations.ErrBehind) || errors.Is(err, events.ErrReadOnly)):
 			return err
 		case !r.cfg.waitForDB:
 			return fmt.Errorf("the database does not answer: %w\nIs it running, and is -database-url right? With -wait-for-db the server waits for it", err)
@@ -136,6 +141,27 @@ func (r *replica) waitForSchema(ctx context.Context) error {
 	}
 }
 
+// openLog checks the schema and reads the history, on a connection of its own: those
+// of the pools are compared with what it finds.
+func (r *replica) openLog(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	cfg, err := database.DurableConfig(r.cfg.databaseURL, 1)
+	if err != nil {
+		return err
+	}
+	conn, err := database.Connector(cfg.ConnConfig)(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err := migrations.Check(ctx, conn); err != nil {
+		return err
+	}
+	r.history, err = events.OpenHistory(ctx, conn, r.logger)
+	return err
+}
+
 func openKeyring(cfg config, logger *slog.Logger) (*tokens.Keyring, error) {
 	if cfg.tokenKeyring != "" {
 		return tokens.OpenKeyring(cfg.tokenKeyring, logger)
@@ -148,13 +174,14 @@ func openKeyring(cfg config, logger *slog.Logger) (*tokens.Keyring, error) {
 }
 
 // wire is the architecture: who knows whom.
-func (r *replica) wire(ctx context.Context) error {
+func (r *replica) wire() error {
 	cfg := r.cfg
 	signals, err := database.SignalConfig(cfg.databaseURL)
 	if err != nil {
 		return err
 	}
-	connect := database.Connector(signals)
+	connect := r.link.Connector(signals)
+	epoch := r.history.Epoch()
 
 	r.log = events.New(events.Config{
 		Durable: r.durable, Relaxed: r.relaxed, Upkeep: r.river,
@@ -163,13 +190,12 @@ func (r *replica) wire(ctx context.Context) error {
 			r.fanout.Publish(heads, entries)
 		},
 		DeliverDelay: cfg.deliverDelay, Lease: cfg.lease, Retention: cfg.retention,
+		History: r.history,
 		Metrics: r.registry,
 	})
-	epoch, err := r.log.Epoch(ctx)
-	if err != nil {
-		return err
-	}
-	r.registry.MustRegister(r.log.CensusCollector(),
+	r.registry.MustRegister(r.log.CensusCollector(), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "restante_epoch_info", Help: "1, labelled with the log's epoch as this replica knows it.", ConstLabels: prometheus.Labels{"epoch": epoch},
+	}, func() float64 { return 1 }),
 		database.NewPoolCollector("durable", r.durable), database.NewPoolCollector("relaxed", r.relaxed), database.NewPoolCollector("jobs", r.river),
 		database.NewPostgresCollector(r.relaxed))
 
@@ -185,7 +211,7 @@ func (r *replica) wire(ctx context.Context) error {
 	r.fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.id, Connect: connect,
 		Heard: func(heads []events.Head, entries []events.Entry) {
-			r.log.Heard(entries) // first, or a session would wake and ask Postgres
+			r.log.Received(entries) // first, or a session would wake and ask Postgres
 			r.hub.Wake(hub.FromNotify, heads)
 		},
 		Resync: r.hub.Resync,
@@ -239,11 +265,23 @@ func (r *replica) ready(ctx context.Context) api.Readiness {
 	return api.Readiness{
 		Draining: r.draining.Load(),
 		Checks: []api.Check{
-			{Name: "database", Err: r.durable.Ping(ctx)},
+			{Name: "database", Err: r.takesWrites(ctx)},
+			{Name: "history", Err: r.history.Err()},
 			{Name: "lease", Err: hubErr},
 			{Name: "listener", Err: listenErr},
 		},
 	}
+}
+
+// takesWrites asks a connection of the appends: one that is open still may belong to a
+// server that was made read-only since.
+func (r *replica) takesWrites(ctx context.Context) error {
+	var readOnly bool
+	err := r.durable.QueryRow(ctx, `SELECT current_setting('transaction_read_only')::bool`).Scan(&readOnly)
+	if err == nil && readOnly {
+		return events.ErrReadOnly
+	}
+	return err
 }
 
 // close closes what newReplica opened.

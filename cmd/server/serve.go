@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,7 +35,7 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 			r.close()
 			return err
 		}
-		return r.run(running, public, admin)
+		return newGateway(cfg, logger, public, admin).run(running, r)
 	})
 	return g.Wait()
 }
@@ -50,19 +49,13 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 //	no new jobs; finish those there
 //	write the last acks; let a heartbeat that is on its way arrive
 //	give up the lease, close the pools
-func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) error {
-	defer r.close()
-	defer public.Close()
-	admin.show(r.api.Admin())
-	// The first heartbeat comes before anything that the reaper of another replica
-	// could take for the remains of a dead one.
-	if err := r.firstBeat(ctx); err != nil {
-		return err
-	}
-
+//
+// When the log's history changes, run ends sessions and connections to Postgres at
+// once and returns ErrHistoryChanged; the caller calls bury.
+func (r *replica) run(ctx context.Context, g *gateway) error {
 	// Stopping is by steps, so each step has a context of its own; ctx only starts
 	// it. If a part fails, failed ends and all stop.
-	g, failed := errgroup.WithContext(context.WithoutCancel(ctx))
+	parts, failed := errgroup.WithContext(context.WithoutCancel(ctx))
 	logCtx, stopLog := context.WithCancel(failed)
 	defer stopLog()
 	upkeep, stopUpkeep := context.WithCancel(failed)
@@ -70,21 +63,25 @@ func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) er
 	working, stopJobs := context.WithCancel(failed)
 	defer stopJobs()
 
-	g.Go(func() error { return r.log.Run(logCtx) })
-	g.Go(func() error { return r.keyring.Run(upkeep) })
-	g.Go(func() error { return r.hub.Run(upkeep) })
-	g.Go(func() error { return new(memory).run(upkeep) })
-	g.Go(func() error { return r.fanout.Run(upkeep) })
+	r.parts = parts
+	parts.Go(func() error { return r.log.Run(logCtx) })
+	parts.Go(func() error { return r.keyring.Run(upkeep) })
+	parts.Go(func() error { return r.hub.Run(upkeep) })
+	parts.Go(func() error { return r.fanout.Run(upkeep) })
+	parts.Go(func() error { r.cutWhenChanged(logCtx); return nil })
 	jobsDone := make(chan struct{})
-	g.Go(func() error { defer close(jobsDone); return r.jobs.Run(working) })
-	publicServer := newServer(r.api.Handler(), 30*time.Second, r.logger)
-	g.Go(func() error { return serveHTTP(publicServer, public) })
-	r.logger.Info("serving", "address", public.Addr().String(), "admin", admin.address(), "version", buildinfo.Read().String())
+	parts.Go(func() error { defer close(jobsDone); return r.jobs.Run(working) })
+	g.show(r)
 
 	select {
 	case <-ctx.Done():
 	case <-failed.Done():
+	case <-r.history.Changed():
+		r.link.Cut()
+		r.hub.Abandon(abandonSpread)
+		return r.history.Err()
 	}
+	defer r.close()
 	r.logger.Info("stopping")
 	start := time.Now()
 	r.draining.Store(true)
@@ -95,7 +92,7 @@ func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) er
 	defer cancel()
 	stopJobs()
 	var draining errgroup.Group
-	draining.Go(func() error { return publicServer.Shutdown(deadline) })
+	draining.Go(func() error { return g.server.Shutdown(deadline) })
 	draining.Go(func() error {
 		r.hub.Drain(r.cfg.drainSpread)
 		return r.sockets.Wait(deadline)
@@ -104,13 +101,40 @@ func (r *replica) run(ctx context.Context, public net.Listener, admin *admin) er
 	<-jobsDone
 	stopUpkeep()
 	stopLog()
-	err = errors.Join(err, g.Wait())
+	err = errors.Join(err, parts.Wait())
 	err = errors.Join(err, r.hub.Close(deadline))
 	r.logger.Info("stopped", "elapsed_seconds", time.Since(start).Seconds(), "err", err)
 	return err
 }
 
-// firstBeat takes the replica's lease.
+// abandonSpread is the time within which the clients of a replica come back after
+// the log's history changed: shorter than a drain's, for meanwhile nobody serves them.
+const abandonSpread = 2 * time.Second
+
+// cutWhenChanged ends the connections to Postgres when the log's history changes,
+// whatever the replica is doing: it may be draining.
+func (r *replica) cutWhenChanged(ctx context.Context) {
+	select {
+	case <-r.history.Changed():
+		r.link.Cut()
+	case <-ctx.Done():
+	}
+}
+
+// bury waits for the parts of a replica whose history ended. Nothing of it reaches
+// Postgres, so its errors say nothing.
+func (r *replica) bury() {
+	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.drainTimeout)
+	defer cancel()
+	_ = r.parts.Wait()
+	_ = r.sockets.Wait(ctx)
+	_ = r.hub.Close(ctx)
+	r.close()
+	r.logger.Info("ended with its history")
+}
+
+// firstBeat takes the replica's lease, before anything that the reaper of another
+// replica could take for the remains of a dead one.
 func (r *replica) firstBeat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.lease)
 	defer cancel()

@@ -66,7 +66,9 @@ type Replica struct {
 	Durable, Relaxed *pgxpool.Pool
 	River            *pgxpool.Pool
 	Metrics          *prometheus.Registry
+	History          *events.History // when it changes, the replica ends by itself
 
+	link    *database.Link
 	network *network
 	stop    context.CancelFunc
 	done    chan error
@@ -92,6 +94,10 @@ func start(ctx context.Context, o Options) (*Replica, error) {
 	o = o.withDefaults()
 	r := &Replica{ID: "test-" + strings.ToLower(rand.Text()[:10]), network: newNetwork(o.LoseReply), Metrics: prometheus.NewRegistry(), done: make(chan error, 1)}
 	var err error
+	if r.History, err = r.openHistory(ctx, o); err != nil {
+		return nil, err
+	}
+	r.link = database.NewLink(r.History.Check)
 	if r.Durable, err = r.pool(ctx, o.URL, database.DurableConfig); err != nil {
 		return nil, err
 	}
@@ -106,7 +112,7 @@ func start(ctx context.Context, o Options) (*Replica, error) {
 		return nil, err
 	}
 	signals.DialFunc = r.network.dial
-	if err := r.wire(ctx, o, database.Connector(signals)); err != nil {
+	if err := r.wire(o, r.link.Connector(signals)); err != nil {
 		return nil, err
 	}
 	if _, err := r.Heart.Beat(ctx); err != nil {
@@ -142,16 +148,31 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// openHistory reads the log's history on a connection of its own.
+func (r *Replica) openHistory(ctx context.Context, o Options) (*events.History, error) {
+	cfg, err := database.DurableConfig(o.URL, 1)
+	if err != nil {
+		return nil, err
+	}
+	cfg.ConnConfig.DialFunc = r.network.dial
+	conn, err := database.Connector(cfg.ConnConfig)(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return events.OpenHistory(ctx, conn, o.Logger)
+}
+
 func (r *Replica) pool(ctx context.Context, url string, config func(string, int) (*pgxpool.Config, error)) (*pgxpool.Pool, error) {
 	cfg, err := config(url, 6)
 	if err != nil {
 		return nil, err
 	}
 	cfg.ConnConfig.DialFunc = r.network.dial
-	return database.Open(ctx, cfg)
+	return r.link.Open(ctx, cfg)
 }
 
-func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Context) (*pgx.Conn, error)) (err error) {
+func (r *Replica) wire(o Options, connect func(context.Context) (*pgx.Conn, error)) (err error) {
 	r.Log = events.New(events.Config{
 		Durable: r.Durable, Relaxed: r.Relaxed, Upkeep: r.River,
 		OnCommit: func(heads []events.Head, entries iter.Seq[events.Entry]) {
@@ -166,12 +187,9 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 			}
 			r.Fanout.Publish(heads, entries)
 		},
-		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, Metrics: r.Metrics,
+		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, History: r.History, Metrics: r.Metrics,
 	})
-	epoch, err := r.Log.Epoch(ctx)
-	if err != nil {
-		return err
-	}
+	epoch := r.History.Epoch()
 	keys, err := tokens.ParseKeys([]byte(keyring))
 	if err != nil {
 		return err
@@ -192,7 +210,7 @@ func (r *Replica) wire(ctx context.Context, o Options, connect func(context.Cont
 		Box: tokens.NewBox(ring, r.ID, epoch),
 		Heard: func(heads []events.Head, entries []events.Entry) {
 			if !o.DropHeard() {
-				r.Log.Heard(entries)
+				r.Log.Received(entries)
 				r.Hub.Wake(hub.FromNotify, heads)
 			}
 		},
@@ -230,7 +248,19 @@ func (r *Replica) run(o Options) {
 	if !o.NoJobs {
 		g.Go(func() error { return r.Jobs.Run(ctx) })
 	}
+	g.Go(func() error { r.endWithHistory(ctx); return nil })
 	go func() { r.done <- g.Wait() }()
+}
+
+// endWithHistory does what cmd/server does with a replica whose history changed.
+func (r *Replica) endWithHistory(ctx context.Context) {
+	select {
+	case <-r.History.Changed():
+		r.link.Cut()
+		r.Hub.Abandon(0)
+		r.stop()
+	case <-ctx.Done():
+	}
 }
 
 // Stop ends the replica in order: it drains, detaches and leaves.
@@ -238,12 +268,12 @@ func (r *Replica) Stop(t testing.TB) {
 	t.Helper()
 	r.Hub.Drain(0)
 	r.stop()
-	if err := <-r.done; err != nil {
+	if err := <-r.done; err != nil && r.History.Err() == nil {
 		t.Errorf("stop replica: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := r.Hub.Close(ctx); err != nil {
+	if err := r.Hub.Close(ctx); err != nil && r.History.Err() == nil {
 		t.Errorf("stop replica: %v", err)
 	}
 	r.killed = true

@@ -1,7 +1,8 @@
 // Package database opens the gateway's connections to Postgres, each kind with
 // the settings that its statements were measured with:
 //
-//   - Durable: a commit is on disk when it is answered. Appends and reads.
+//   - Durable: a commit is on disk when it is answered, whatever the server's, the
+//     database's or the role's synchronous_commit says. Appends and reads.
 //   - Relaxed: synchronous_commit=off. Acks, lanes, presence, trim: losing the last
 //     of them in a crash of Postgres only delivers again. Postgres's log is a
 //     prefix, so a later change never survives an earlier one.
@@ -10,6 +11,9 @@
 //
 // Every connection has timeouts for statements, for locks and for idling inside
 // a transaction, so that nothing of ours holds up Postgres for long.
+//
+// Of several hosts the one that takes writes is used. A replica reaches Postgres
+// through a Link, which checks each new connection and can end all at once.
 //
 // Failure: a pool connects when it is first used and again when Postgres is
 // back; opening one does not wait for Postgres.
@@ -61,7 +65,12 @@ var planned = map[string]string{
 
 // DurableConfig is that of the pool for appends and reads.
 func DurableConfig(url string, maxConns int) (*pgxpool.Config, error) {
-	return poolConfig(url, maxConns, "restante", byKey)
+	cfg, err := poolConfig(url, maxConns, "restante", byKey)
+	if err != nil {
+		return nil, err
+	}
+	cfg.AfterConnect = ensureDurable
+	return cfg, nil
 }
 
 // RelaxedConfig is that of the pool for everything that may be done again.
@@ -119,6 +128,7 @@ func prepare(cfg *pgx.ConnConfig, name string, settings ...map[string]string) {
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}
+	writable(&cfg.Config)
 	maps.Copy(cfg.RuntimeParams, common)
 	for _, s := range settings {
 		maps.Copy(cfg.RuntimeParams, s)

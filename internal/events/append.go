@@ -30,6 +30,7 @@ type appender struct {
 	store    appendStore
 	metrics  *metrics
 	tail     *tail
+	history  *History
 	onCommit func([]Head, iter.Seq[Entry])
 	queue    chan *appendRequest
 	queued   atomic.Int64  // payload bytes in queue
@@ -51,6 +52,7 @@ func newAppender(cfg Config, m *metrics, t *tail) *appender {
 		store:    appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay},
 		metrics:  m,
 		tail:     t,
+		history:  cfg.History,
 		onCommit: cfg.OnCommit,
 		queue:    make(chan *appendRequest, queueRequests),
 		stuck:    stuck{},
@@ -226,6 +228,7 @@ func (a *appender) try(ctx context.Context, batch []*appendRequest) (heads []Hea
 // wake, miss the tail and ask Postgres.
 func (a *appender) committed(batch []*appendRequest, heads []Head) {
 	var msgs, repeated, bytes int
+	var newest knownEvent
 	for _, r := range batch {
 		for i := range r.msgs {
 			m, rc := &r.msgs[i], &r.receipts[i]
@@ -239,7 +242,11 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 			msgs++
 			bytes += len(m.Payload)
 			a.tail.push(m.UserID, newEvent(m, rc))
+			newest = knownEvent{m.UserID, rc.Seq, rc.AcceptedAt}
 		}
+	}
+	if msgs > 0 {
+		a.history.hasCommitted(newest)
 	}
 	a.metrics.appended.Add(float64(msgs))
 	a.metrics.appendedBytes.Add(float64(bytes))

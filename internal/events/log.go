@@ -35,6 +35,9 @@ type Config struct {
 	// would cost more than to write it. It is called from the only commit loop and must
 	// not block.
 	OnCommit func([]Head, iter.Seq[Entry])
+	// History is what the log's history is compared with; nil for none. It must be
+	// asked about every connection.
+	History *History
 	// DeliverDelay is how long after an append its delivery job becomes due.
 	DeliverDelay time.Duration
 	// Lease is how long a replica is taken for alive after its last heartbeat.
@@ -80,20 +83,15 @@ func (l *Log) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// Epoch is the log's incarnation: it changes when the log was restored from a
-// backup, and a position is worth nothing in another epoch.
-func (l *Log) Epoch(ctx context.Context) (string, error) {
-	var epoch string
-	err := l.cfg.Relaxed.QueryRow(ctx, `SELECT epoch FROM meta`).Scan(&epoch)
-	return epoch, unavailable("read epoch", err)
-}
-
-// Heard takes events that another replica has committed, in seq order per user, to
+// Received takes events that another replica has committed, in seq order per user, to
 // keep them at hand for users watched here. They must be what the log holds, and of
 // this epoch: nobody looks again.
-func (l *Log) Heard(entries []Entry) {
+func (l *Log) Received(entries []Entry) {
 	for i := range entries {
 		l.tail.push(entries[i].UserID, entries[i].Event)
+	}
+	if n := len(entries); n > 0 {
+		l.cfg.History.hasReceived(&entries[n-1])
 	}
 }
 

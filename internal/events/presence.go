@@ -26,8 +26,16 @@ SELECT coalesce((SELECT heartbeat_at < now() - $3::interval * 2 / 3 FROM old), t
 // taken for dead: delivery jobs may have parked its users. It counts as lapsed
 // after two thirds of the lease: a job that looks while this heartbeat is on its
 // way still sees the old one, so the heartbeat must take less than the last third.
+//
+// It looks at the log's history first: a connection may outlive it, when a dump is
+// restored into the same database.
 func (l *Log) Heartbeat(ctx context.Context, conn *pgx.Conn, replicaID, address string) (Beat, error) {
 	var b Beat
+	if l.cfg.History != nil {
+		if err := l.cfg.History.Check(ctx, conn); err != nil {
+			return b, err
+		}
+	}
 	err := conn.QueryRow(ctx, beatSQL, replicaID, address, l.cfg.Lease).Scan(&b.Lapsed, &b.Peers)
 	return b, unavailable("heartbeat", err)
 }

@@ -86,7 +86,7 @@ func TestWhatOthersTellIsNotRead(t *testing.T) {
 	var want []events.Event
 	hear := func() {
 		_, _, entries := told.take()
-		here.Heard(entries)
+		here.Received(entries)
 		for _, e := range entries {
 			want = append(want, e.Event)
 		}

@@ -28,6 +28,8 @@ var (
 	noAck       = Closing{Code: CodeNoAck, Reason: "messages were not acknowledged in time", Label: "no_ack"}
 	tooOld      = Closing{Code: CodeRestart, Reason: "maximum session age reached, connect again", Label: "max_age"}
 	draining    = Closing{Code: CodeRestart, Reason: "replica is stopping, connect again", Label: "drain"}
+
+	historyChanged = Closing{Code: CodeRestart, Reason: "the log's history changed, connect again", Label: "history"}
 )
 
 // Violation is the end of a session whose client broke the protocol.

@@ -216,12 +216,16 @@ func (h *Hub) repairPresence(ctx context.Context) {
 
 // Drain stops taking sessions and ends those there are, each told to come back
 // at a moment of its own within spread, so that they do not arrive together.
-func (h *Hub) Drain(spread time.Duration) {
+func (h *Hub) Drain(spread time.Duration) { h.endAll(draining, spread) }
+
+// Abandon is Drain for a log whose history changed.
+func (h *Hub) Abandon(spread time.Duration) { h.endAll(historyChanged, spread) }
+
+func (h *Hub) endAll(why Closing, spread time.Duration) {
 	h.mu.Lock()
 	h.draining = true
 	h.mu.Unlock()
 	for _, s := range h.all() {
-		why := draining
 		why.ReconnectAfter = jitter(spread)
 		s.End(why)
 	}
