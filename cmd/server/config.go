@@ -39,6 +39,7 @@ type config struct {
 	tokenTTL     time.Duration
 
 	maxMessageBytes int
+	maxMessageDepth int
 	maxTTL          time.Duration
 	retention       time.Duration
 
@@ -116,6 +117,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.DurationVar(&c.tokenTTL, "token-ttl", 30*time.Second, "how long a token may be used")
 
 	fs.IntVar(&c.maxMessageBytes, "max-message-bytes", 64<<10, "longest message, as JSON")
+	fs.IntVar(&c.maxMessageDepth, "max-message-depth", 64, "how many arrays and objects of a message may be inside each other")
 	fs.DurationVar(&c.maxTTL, "max-ttl", 30*24*time.Hour, "longest time a message may wait to be delivered, and what it gets without a ttl")
 	fs.DurationVar(&c.retention, "retention", 24*time.Hour, "how long delivered messages stay readable")
 
@@ -246,6 +248,7 @@ func (c *config) validate() error {
 		least int
 	}{
 		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
+		{"max-message-depth", c.maxMessageDepth, 1},
 		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
 	} {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)

@@ -237,7 +237,7 @@ func (r *replica) wire() error {
 
 	r.sockets = ws.New(r.hub, ws.Config{AllowedOrigins: splitList(cfg.allowedOrigins), Logger: r.logger})
 	r.api = api.New(api.Config{
-		MaxMessageBytes: cfg.maxMessageBytes, MaxTTL: cfg.maxTTL, AllowedOrigins: splitList(cfg.allowedOrigins),
+		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, AllowedOrigins: splitList(cfg.allowedOrigins),
 	}, api.Deps{
 		Log: r.log, Tokens: single,
 		Identity:  identity.New(cfg.identity(), r.registry),

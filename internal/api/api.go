@@ -77,6 +77,9 @@ type Check struct {
 type Config struct {
 	// MaxMessageBytes is the longest message, as JSON. Default 64 KiB.
 	MaxMessageBytes int
+	// MaxMessageDepth is how many arrays and objects of a message may be inside each
+	// other. Default 64.
+	MaxMessageDepth int
 	// MaxBodyBytes is the longest array of messages, and the most that one
 	// message times its users may come to. Default 8 MiB.
 	MaxBodyBytes int64
@@ -121,6 +124,7 @@ type API struct {
 	cors      cors
 	shapes    shapes
 	buffers   buffers
+	readers   readers
 	large     atomic.Int64 // bytes reserved by long bodies
 	denied    quiet        // 401, 403 and refused connections
 	failed    quiet        // 5xx
@@ -130,6 +134,9 @@ type API struct {
 func New(cfg Config, deps Deps) *API {
 	if cfg.MaxMessageBytes <= 0 {
 		cfg.MaxMessageBytes = 64 << 10
+	}
+	if cfg.MaxMessageDepth <= 0 {
+		cfg.MaxMessageDepth = 64
 	}
 	if cfg.MaxBodyBytes <= 0 {
 		cfg.MaxBodyBytes = 8 << 20

@@ -24,6 +24,10 @@
 // status is that of the problem they share, or 422. A 5xx is about the whole
 // request; repeating it is safe with idempotency keys.
 //
+// A body is read in one pass, and the limits apply while it is read. Reading ends at
+// the first problem of a single message and at the entry that is one too many of a
+// list: whether the rest is JSON is not asked.
+//
 // A message of null is refused: it is what a value that somebody forgot looks
 // like, and a client without a subprotocol would be shown the word "null".
 //

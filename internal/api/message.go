@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ const (
 // draft is one object of a request's body as its publisher wrote it.
 type draft struct {
 	message events.Message // all but Publisher and Traceparent
-	users   []byte         // the raw list of users, when it was given instead of userId
+	users   []item         // when a list of users was given instead of userId
 	seen    field
 }
 
@@ -36,13 +37,8 @@ const (
 	fieldKey
 )
 
-// fieldOf returns the field of a quoted name, 0 for one that there is not.
-func fieldOf(quoted []byte) field {
-	name := quoted[1 : len(quoted)-1]
-	if bytes.IndexByte(name, '\\') >= 0 { // spelled with escapes, which is the same name
-		plain, _ := text(quoted)
-		name = []byte(plain)
-	}
+// fieldOf returns the field of a name, 0 for one that there is not.
+func fieldOf(name []byte) field {
 	switch string(name) {
 	case "userId":
 		return fieldUserID
@@ -83,88 +79,114 @@ func newShapes() shapes {
 	}
 }
 
-// parse fills in d from one JSON value, which validJSON has accepted. The
-// message's bytes are copied, for the buffer they are in is used again.
-func (a *API) parse(d *draft, value []byte, s *shape) *problem {
-	if value[0] != '{' {
-		return invalid("", "A message is a JSON object with userId and message.")
+// parse fills in d from the next value of in. The message's bytes are copied, for
+// the buffer they are in is used again. After a problem the reader stands somewhere
+// inside the value; an error says that the body is not JSON.
+func (a *API) parse(d *draft, in *reader, s *shape) (*problem, error) {
+	if in.kind() != '{' {
+		_, err := in.value()
+		return invalid("", "A message is a JSON object with userId and message."), err
+	}
+	if err := in.token(); err != nil {
+		return nil, err
 	}
 	d.message.TTL = a.cfg.MaxTTL
-	for w := walk(value); ; {
-		name, value, ok := w.member()
-		if !ok {
-			break
+	for in.kind() != '}' {
+		quoted, err := in.value()
+		if err != nil {
+			return nil, err
 		}
+		name := in.name(quoted)
 		f := fieldOf(name)
 		if f&s.fields == 0 {
-			plain, _ := text(name)
-			return unknown(plain, s)
+			return &problem{kind: unknownField, field: shown(name), detail: "The fields are " + s.list + ", spelled exactly so."}, nil
 		}
 		if d.seen&f != 0 {
-			plain, _ := text(name)
-			return &problem{kind: duplicateField, field: plain, detail: "A field may be given only once."}
+			return &problem{kind: duplicateField, field: string(name), detail: "A field may be given only once."}, nil
 		}
 		d.seen |= f
-		if p := a.set(d, f, value, s); p != nil {
-			return p
+		if p, err := a.set(d, f, in, s); p != nil || err != nil {
+			return p, err
 		}
 	}
-	return d.complete()
+	if err := in.token(); err != nil {
+		return nil, err
+	}
+	return d.complete(), nil
 }
 
-// set takes over one field.
-func (a *API) set(d *draft, f field, value []byte, s *shape) *problem {
+// set reads one field's value.
+func (a *API) set(d *draft, f field, in *reader, s *shape) (*problem, error) {
+	switch f {
+	case fieldUsers:
+		return d.setUsers(in)
+	case fieldMessage:
+		return a.setMessage(d, in, s)
+	}
+	value, err := in.value()
+	if err != nil {
+		return nil, err
+	}
 	switch f {
 	case fieldUserID:
-		id, p := userID(value, "userId")
+		id, p := in.userID(value, "userId")
 		if p != nil {
-			return p
+			return p, nil
 		}
 		d.message.UserID = id
-	case fieldUsers:
-		if value[0] != '[' {
-			return invalid("users", "users is a list of user ids.")
-		}
-		d.users = value
-	case fieldMessage:
-		return a.setMessage(d, value, s)
 	case fieldType:
-		t, ok := text(value)
-		if !ok || len(t) > maxType || !printable(t) {
+		t, ok := in.text(value, maxType)
+		if !ok || !printable(t) {
 			return &problem{kind: invalidMessage, field: "type", limit: maxType,
-				detail: "type is a string of at most 128 bytes without control characters; leave it out if there is none."}
+				detail: "type is a string of at most 128 bytes without control characters; leave it out if there is none."}, nil
 		}
 		d.message.Type = t
 	case fieldTTL:
-		seconds, err := strconv.ParseInt(string(value), 10, 64)
 		longest := int64(a.cfg.MaxTTL / time.Second)
-		if err != nil || seconds < 1 || seconds > longest {
+		seconds, ok := wholeNumber(value)
+		if !ok || seconds < 1 || seconds > longest {
 			return &problem{kind: invalidMessage, field: "ttl", limit: longest,
-				detail: "ttl is a whole number of seconds from 1 to " + strconv.FormatInt(longest, 10) + "; leave it out for the longest."}
+				detail: "ttl is a whole number of seconds from 1 to " + strconv.FormatInt(longest, 10) + "; leave it out for the longest."}, nil
 		}
 		d.message.TTL = time.Duration(seconds) * time.Second
 	case fieldKey:
-		key, ok := text(value)
+		key, ok := in.text(value, maxKey)
 		if !ok || !validKey(key) {
-			return invalidKey("idempotencyKey")
+			return invalidKey("idempotencyKey"), nil
 		}
 		d.message.Key = key
 	}
-	return nil
+	return nil, nil
 }
 
-func (a *API) setMessage(d *draft, value []byte, s *shape) *problem {
-	switch {
-	case len(value) > a.cfg.MaxMessageBytes:
-		return &problem{kind: messageTooLarge, field: "message", limit: int64(a.cfg.MaxMessageBytes),
-			detail: "The message is " + strconv.Itoa(len(value)) + " bytes of JSON. Send less, or a reference to it."}
-	case value[0] == 'n':
-		return invalid("message", "message is null, which is what a forgotten value looks like. Send a value; an empty string is one.")
-	case s.stringOnly && value[0] != '"':
-		return invalid("message", "On this path message is a string. POST /v1/messages takes any JSON value.")
+// wholeNumber is the number that a JSON value is, if it is written without a
+// fraction or exponent.
+func wholeNumber(value []byte) (int64, bool) {
+	if len(value) > len("-9223372036854775808") {
+		return 0, false
 	}
-	d.message.Payload = append(make([]byte, 0, len(value)), value...)
-	return nil
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	return n, err == nil
+}
+
+func (a *API) setMessage(d *draft, in *reader, s *shape) (*problem, error) {
+	value, err := in.bounded(a.cfg.MaxMessageBytes, a.cfg.MaxMessageDepth)
+	switch {
+	case err == errTooLong:
+		return &problem{kind: messageTooLarge, field: "message", limit: int64(a.cfg.MaxMessageBytes),
+			detail: "The message is longer than " + strconv.Itoa(a.cfg.MaxMessageBytes) + " bytes of JSON. Send less, or a reference to it."}, nil
+	case err == errTooDeep:
+		return &problem{kind: messageTooDeep, field: "message", limit: int64(a.cfg.MaxMessageDepth),
+			detail: "The message has arrays or objects inside each other more than " + strconv.Itoa(a.cfg.MaxMessageDepth) + " levels deep. Send it flatter, or as a string."}, nil
+	case err != nil:
+		return nil, err
+	case value[0] == 'n':
+		return invalid("message", "message is null, which is what a forgotten value looks like. Send a value; an empty string is one."), nil
+	case s.stringOnly && value[0] != '"':
+		return invalid("message", "On this path message is a string. POST /v1/messages takes any JSON value."), nil
+	}
+	d.message.Payload = bytes.Clone(value)
+	return nil, nil
 }
 
 // complete reports what is missing, or too much.
@@ -185,16 +207,21 @@ func invalid(field, detail string) *problem {
 }
 
 // userID reads a user id. The sentence about a bad one is the rule's own.
-func userID(value []byte, field string) (string, *problem) {
-	id, ok := text(value)
-	if !ok {
+func (r *reader) userID(value []byte, field string) (string, *problem) {
+	if value[0] != '"' {
 		return "", invalid(field, "A user id is a string.")
+	}
+	id, ok := r.text(value, events.MaxUserIDBytes)
+	if !ok {
+		return "", badUserID(invalidMessage, field, errLongUserID)
 	}
 	if err := events.ValidUserID(id); err != nil {
 		return "", badUserID(invalidMessage, field, err)
 	}
 	return id, nil
 }
+
+var errLongUserID = errors.New("the user id is longer than " + strconv.Itoa(events.MaxUserIDBytes) + " bytes")
 
 func badUserID(k *kind, field string, err error) *problem {
 	sentence := err.Error()
@@ -209,15 +236,15 @@ func invalidKey(field string) *problem {
 // maxShownName bounds how much of an unknown field's name is sent back.
 const maxShownName = 64
 
-func unknown(name string, s *shape) *problem {
-	if len(name) > maxShownName {
-		end := maxShownName
-		for !utf8.RuneStart(name[end]) {
-			end--
-		}
-		name = name[:end] + "…"
+func shown(name []byte) string {
+	if len(name) <= maxShownName {
+		return string(name)
 	}
-	return &problem{kind: unknownField, field: name, detail: "The fields are " + s.list + ", spelled exactly so."}
+	end := maxShownName
+	for !utf8.RuneStart(name[end]) {
+		end--
+	}
+	return string(name[:end]) + "…"
 }
 
 // printable reports valid UTF-8 without control characters (C0, DEL, C1) and

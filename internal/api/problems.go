@@ -49,6 +49,7 @@ var (
 	bodyTooLarge     = &kind{name: "body-too-large", status: 413, title: "Body too large", close: true}
 	wrongContentType = &kind{name: "unsupported-media-type", status: 415, title: "Unsupported media type"}
 	invalidMessage   = &kind{name: "invalid-message", status: 422, title: "Invalid message"}
+	messageTooDeep   = &kind{name: "message-too-deep", status: 422, title: "Message nested too deep"}
 	tooManyMessages  = &kind{name: "too-many-messages", status: 422, title: "Too many messages in one request"}
 	upgradeRequired  = &kind{name: "upgrade-required", status: 426, title: "WebSocket upgrade required"}
 

@@ -33,25 +33,26 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	if p := a.readBody(x, r, buffer); p != nil {
 		return p
 	}
-	if p := validJSON(*buffer); p != nil {
+	in := a.readers.get()
+	defer a.readers.put(in)
+	if p := in.open(*buffer); p != nil {
 		return p
 	}
-	body := trim(*buffer)
-	trace := traceparent(r.Header)
-	if arrays && body[0] == '[' {
-		g, p := a.readArray(body, from, key, trace)
+	m := events.Message{Publisher: from.name, Key: key, Traceparent: traceparent(r.Header)}
+	if arrays && in.kind() == '[' {
+		g, p := a.readArray(in, from, m)
 		if p != nil {
 			return p
 		}
 		return a.appendGroup(x, r, g)
 	}
 
-	d := draft{message: events.Message{Publisher: from.name, Key: key, Traceparent: trace}}
-	if p := a.parse(&d, body, s); p != nil {
+	d := draft{message: m}
+	if p := a.readOne(&d, in, s); p != nil {
 		return p
 	}
 	if d.users != nil {
-		g, p := a.readUsers(&d, from)
+		g, p := a.forUsers(&d, from)
 		if p != nil {
 			return p
 		}
@@ -61,6 +62,18 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 		return p
 	}
 	return a.appendOne(x, r, &d.message)
+}
+
+// readOne reads a body that is one object.
+func (a *API) readOne(d *draft, in *reader, s *shape) *problem {
+	p, err := a.parse(d, in, s)
+	if p == nil && err == nil {
+		err = in.end()
+	}
+	if err != nil {
+		return in.malformed(err)
+	}
+	return p
 }
 
 // idempotencyKey returns the header's key, "" when there is none.
@@ -111,81 +124,107 @@ func (g *group) add(m *events.Message, p *problem) {
 	}
 }
 
-// readArray reads an array of messages. Each item's key is its own, or the
-// request's with the item's place in the array.
-func (a *API) readArray(body []byte, from publisher, key, trace string) (*group, *problem) {
-	count := 0
-	for w := walk(body); ; count++ {
-		if _, ok := w.element(); !ok {
-			break
-		}
+// readArray reads an array of messages, each of which begins as m. Each item's key
+// is its own, or the request's with the item's place in the array. An item with a
+// problem does not stop the others, but what is not JSON stops all.
+func (a *API) readArray(in *reader, from publisher, m events.Message) (*group, *problem) {
+	if err := in.token(); err != nil {
+		return nil, in.malformed(err)
 	}
-	if p := checkCount(count, ""); p != nil {
-		return nil, p
-	}
-	g := &group{items: make([]item, 0, count), messages: make([]events.Message, 0, count)}
-	w := walk(body)
-	for i := range count {
-		value, _ := w.element()
-		d := draft{message: events.Message{Publisher: from.name, Traceparent: trace}}
-		if key != "" {
-			d.message.Key = key + "#" + strconv.Itoa(i)
+	g := &group{}
+	for in.kind() != ']' {
+		if len(g.items) == maxItems && in.kind() != 0 {
+			return nil, tooMany("")
 		}
-		p := a.parse(&d, value, &a.shapes.item)
+		d := draft{message: m}
+		if m.Key != "" {
+			d.message.Key = m.Key + "#" + strconv.Itoa(len(g.items))
+		}
+		p, err := a.parse(&d, in, &a.shapes.item)
+		if err == nil {
+			err = in.skipTo(1)
+		}
+		if err != nil {
+			return nil, in.malformed(err)
+		}
 		if p == nil {
 			p = from.reaches(d.message.UserID)
 		}
 		g.add(&d.message, p)
 	}
+	if err := in.token(); err != nil {
+		return nil, in.malformed(err)
+	}
+	if err := in.end(); err != nil {
+		return nil, in.malformed(err)
+	}
+	if len(g.items) == 0 {
+		return nil, emptyList("")
+	}
 	return g, nil
 }
 
-// readUsers makes one message for many users into a group. A user who is named
-// twice would get the message twice, which nobody means.
-func (a *API) readUsers(d *draft, from publisher) (*group, *problem) {
-	count := 0
-	for w := walk(d.users); ; count++ {
-		if _, ok := w.element(); !ok {
-			break
+// setUsers reads the list of users of one message. A user who is named twice would
+// get the message twice, which nobody means.
+func (d *draft) setUsers(in *reader) (*problem, error) {
+	if in.kind() != '[' {
+		_, err := in.value()
+		return invalid("users", "users is a list of user ids."), err
+	}
+	if err := in.token(); err != nil {
+		return nil, err
+	}
+	named := map[string]bool{}
+	for in.kind() != ']' {
+		if len(d.users) == maxItems && in.kind() != 0 {
+			return tooMany("users"), nil
 		}
-	}
-	if p := checkCount(count, "users"); p != nil {
-		return nil, p
-	}
-	if total := int64(count) * int64(len(d.message.Payload)); total > a.cfg.MaxBodyBytes {
-		return nil, &problem{kind: messageTooLarge, field: "users", limit: a.cfg.MaxBodyBytes,
-			detail: "The message times its users is " + strconv.FormatInt(total, 10) + " bytes to write. Name fewer users in one request."}
-	}
-	g := &group{items: make([]item, 0, count), messages: make([]events.Message, 0, count)}
-	named := make(map[string]bool, count)
-	w := walk(d.users)
-	for range count {
-		value, _ := w.element()
-		m := d.message
-		id, p := userID(value, "users")
-		m.UserID = id
+		value, err := in.value()
+		if err != nil {
+			return nil, err
+		}
+		id, p := in.userID(value, "users")
 		switch {
 		case p != nil:
 		case named[id]:
 			p = invalid("users", "This user is named before in the same list, and gets the message once.")
 		default:
 			named[id] = true
-			p = from.reaches(id)
+		}
+		d.users = append(d.users, item{userID: id, problem: p})
+	}
+	if len(d.users) == 0 {
+		return emptyList("users"), nil
+	}
+	return nil, in.token()
+}
+
+// forUsers makes one message for many users into a group.
+func (a *API) forUsers(d *draft, from publisher) (*group, *problem) {
+	count := len(d.users)
+	if total := int64(count) * int64(len(d.message.Payload)); total > a.cfg.MaxBodyBytes {
+		return nil, &problem{kind: messageTooLarge, field: "users", limit: a.cfg.MaxBodyBytes,
+			detail: "The message times its users is " + strconv.FormatInt(total, 10) + " bytes to write. Name fewer users in one request."}
+	}
+	g := &group{items: make([]item, 0, count), messages: make([]events.Message, 0, count)}
+	for _, user := range d.users {
+		m, p := d.message, user.problem
+		m.UserID = user.userID
+		if p == nil {
+			p = from.reaches(user.userID)
 		}
 		g.add(&m, p)
 	}
 	return g, nil
 }
 
-func checkCount(n int, field string) *problem {
-	switch {
-	case n == 0:
-		return invalid(field, "The list is empty; there is nothing to post.")
-	case n > maxItems:
-		return &problem{kind: tooManyMessages, field: field, limit: maxItems,
-			detail: "The list has " + strconv.Itoa(n) + " entries. Send it in parts; order is kept from one answered request to the next."}
-	}
-	return nil
+func emptyList(field string) *problem {
+	return invalid(field, "The list is empty; there is nothing to post.")
+}
+
+func tooMany(field string) *problem {
+	return &problem{kind: tooManyMessages, field: field, limit: maxItems,
+		detail: "The list has more than " + strconv.Itoa(maxItems) + " entries. Send it in parts; order is kept from one answered request to the next."}
 }
 
 // appendGroup appends the messages of a group and answers item by item.
@@ -237,9 +276,12 @@ func (a *API) appendGroup(x *exchange, r *http.Request, g *group) *problem {
 // shared is the problem that stands for all items when none was accepted: of
 // their own kind if that is the same everywhere.
 func shared(before, now *problem) *problem {
-	p := &problem{kind: now.kind, detail: "None of the messages was accepted; results says why for each."}
+	p := &problem{kind: now.kind, limit: now.limit, detail: "None of the messages was accepted; results says why for each."}
 	if before != nil && before.kind != now.kind {
 		p.kind = invalidMessage
+	}
+	if before != nil && before.limit != now.limit {
+		p.limit = 0
 	}
 	return p
 }
