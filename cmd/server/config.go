@@ -100,7 +100,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.databaseURL, "database-url", "", "Postgres `URL` (environment: DATABASE_URL)")
 	fs.StringVar(&c.databaseURLFile, "database-url-file", "", "`file` with that URL, for it carries a password (environment: DATABASE_URL_FILE)")
 	fs.BoolVar(&c.waitForDB, "wait-for-db", false, "at start, wait for Postgres and for its schema instead of giving up")
-	fs.IntVar(&c.durableMax, "db-durable-conns", 4, "connections for appends and reads")
+	fs.IntVar(&c.durableMax, "db-durable-conns", 5, "connections for appends and reads")
 	fs.IntVar(&c.relaxedMax, "db-relaxed-conns", 8, "connections for everything else")
 	fs.IntVar(&c.jobsMax, "db-jobs-conns", 3, "connections for River and upkeep (three more are held outside the pools)")
 

@@ -22,6 +22,7 @@ const maxCredential = 16 << 10
 // and idempotency keys belong to it.
 type publisher struct {
 	name       string
+	credential string // whose share of the replica it takes: each key and each OIDC client has its own
 	userPrefix string // of every user it may name
 }
 
@@ -43,7 +44,7 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 		}
 		// Keys of one name are one publisher, so that a key can be replaced
 		// between a message and its retry.
-		from, scopes = publisher{name: key.Name, userPrefix: key.UserPrefix}, key.Scopes
+		from, scopes = publisher{name: key.Name, credential: key.KeyID, userPrefix: key.UserPrefix}, key.Scopes
 		if from.name == "" {
 			from.name = key.KeyID
 		}
@@ -52,7 +53,8 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 		if err != nil {
 			return publisher{}, credentialProblem(r.Context(), err, "The bearer token is neither an API key (rk_…) nor an access token that is accepted here.")
 		}
-		from, scopes = publisher{name: "oidc:" + token.ID}, token.Scopes
+		name := "oidc:" + token.ID
+		from, scopes = publisher{name: name, credential: name}, token.Scopes
 	}
 	x.publisher = from.name
 	if !slices.Contains(scopes, scope) {

@@ -38,7 +38,7 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	if p := in.open(*buffer); p != nil {
 		return p
 	}
-	m := events.Message{Publisher: from.name, Key: key, Traceparent: traceparent(r.Header)}
+	m := events.Message{Publisher: from.name, Credential: from.credential, Key: key, Traceparent: traceparent(r.Header)}
 	if arrays && in.kind() == '[' {
 		g, p := a.readArray(in, from, m)
 		if p != nil {

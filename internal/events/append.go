@@ -5,19 +5,15 @@ import (
 	"fmt"
 	"iter"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Bounds of the append queue and of one group commit.
+// Bounds of one group commit.
 const (
-	queueRequests = 8192     // requests that may wait for a commit
-	queueBytes    = 64 << 20 // payload bytes that may wait for a commit
-	batchMessages = 1024     // messages per commit; a larger request is committed alone
-	batchBytes    = 1 << 20  // payload bytes per commit
+	batchMessages = 1024    // messages per commit; a larger request is committed alone
+	batchBytes    = 1 << 20 // payload bytes per commit
 	commitTimeout = 5 * time.Second
 	commitTries   = 5 // of a batch that lost a race and was rolled back
 )
@@ -25,15 +21,15 @@ const (
 // appender commits the messages of concurrent requests together: it flushes at
 // once when no flush is in flight and collects while one is. One batch is in
 // flight at a time; several writers that share users only wait for each other's
-// row locks (measured: no gain, more CPU).
+// row locks (measured: no gain, more CPU). Large requests have an appender of their
+// own, see queue.
 type appender struct {
 	store    appendStore
 	metrics  *metrics
 	tail     *tail
 	history  *History
 	onCommit func([]Head, iter.Seq[Entry])
-	queue    chan *appendRequest
-	queued   atomic.Int64  // payload bytes in queue
+	queue    *queue
 	stuck    stuck         // the commit loop's alone
 	ended    chan struct{} // closed when nothing will be committed any more
 }
@@ -45,23 +41,21 @@ type appendRequest struct {
 	receipts []Receipt
 	err      error
 	done     chan struct{}
+
+	before, after *appendRequest // in its publisher's line of the queue
 }
 
-func newAppender(cfg Config, m *metrics, t *tail) *appender {
-	a := &appender{
+func newAppender(cfg Config, m *metrics, t *tail, q *queue) *appender {
+	return &appender{
 		store:    appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay},
 		metrics:  m,
 		tail:     t,
 		history:  cfg.History,
 		onCommit: cfg.OnCommit,
-		queue:    make(chan *appendRequest, queueRequests),
+		queue:    q,
 		stuck:    stuck{},
 		ended:    make(chan struct{}),
 	}
-	cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "restante_append_queue_bytes", Help: "Payload bytes that wait for a commit.",
-	}, func() float64 { return float64(a.queued.Load()) }))
-	return a
 }
 
 // Append writes messages to their users' streams, in the order given, as one
@@ -77,13 +71,17 @@ func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
 	for i := range msgs {
 		r.bytes += len(msgs[i].Payload)
 	}
-	if err := l.appends.enqueue(r); err != nil {
+	a := l.appends
+	if r.large() {
+		a = l.largeAppends
+	}
+	if err := a.enqueue(r); err != nil {
 		return nil, err
 	}
 	select {
 	case <-r.done:
 		return r.receipts, r.err
-	case <-l.appends.ended:
+	case <-a.ended:
 		select {
 		case <-r.done: // it was in the last batch
 			return r.receipts, r.err
@@ -96,34 +94,29 @@ func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
 }
 
 func (a *appender) enqueue(r *appendRequest) error {
-	queued := a.queued.Add(int64(r.bytes))
-	if queued <= queueBytes || queued == int64(r.bytes) {
-		select {
-		case a.queue <- r:
-			return nil
-		default:
-		}
+	pushedOut, ok := a.queue.add(r)
+	for _, p := range pushedOut {
+		a.metrics.appendErrors.WithLabelValues("overloaded").Inc()
+		p.err = ErrOverloaded
+		close(p.done)
 	}
-	a.queued.Add(-int64(r.bytes))
-	a.metrics.appendErrors.WithLabelValues("overloaded").Inc()
-	return ErrOverloaded
+	if !ok {
+		a.metrics.appendErrors.WithLabelValues("overloaded").Inc()
+		return ErrOverloaded
+	}
+	return nil
 }
 
-// run is the only writer, so commit order is the order of arrival. What it leaves
-// in the queue, and what comes later, is answered by ended.
+// run commits what is queued. What it leaves in the queue, and what comes later, is
+// answered by ended.
 func (a *appender) run(ctx context.Context) {
 	defer close(a.ended)
 	batch := make([]*appendRequest, 0, batchMessages)
-	var carry *appendRequest // the request that did not fit the last batch
 	for {
-		if carry == nil {
-			select {
-			case carry = <-a.queue:
-			case <-ctx.Done():
-				return
-			}
+		batch = a.queue.take(ctx, batch[:0])
+		if len(batch) == 0 {
+			return
 		}
-		batch, carry = a.gather(append(batch[:0], carry))
 		a.commit(ctx, batch)
 		for _, r := range batch {
 			close(r.done)
@@ -132,28 +125,8 @@ func (a *appender) run(ctx context.Context) {
 	}
 }
 
-// gather adds to batch what is waiting already, up to the bounds of a commit.
-func (a *appender) gather(batch []*appendRequest) (_ []*appendRequest, carry *appendRequest) {
-	msgs, bytes := len(batch[0].msgs), batch[0].bytes
-	for {
-		select {
-		case r := <-a.queue:
-			msgs, bytes = msgs+len(r.msgs), bytes+r.bytes
-			if msgs > batchMessages || bytes > batchBytes {
-				return batch, r
-			}
-			batch = append(batch, r)
-		default:
-			return batch, nil
-		}
-	}
-}
-
 // commit writes a batch and fills in its requests' answers.
 func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
-	for _, r := range batch {
-		a.queued.Add(-int64(r.bytes))
-	}
 	if batch = a.refuseStuck(batch); len(batch) == 0 {
 		return
 	}

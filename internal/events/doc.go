@@ -51,6 +51,14 @@
 // lock is looked at in a later statement than the one that takes it: under READ
 // COMMITTED a statement's snapshot is older than the locks it waits for.
 //
+// # Publishers
+//
+// Two loops commit: one the large requests, one all others, so that a message never
+// waits for an array of 8 MiB. Before each, publishers wait in lines of their own and
+// share the commits equally by what they cost (see queue). The order within a stream is
+// that of the commits. Requests of one publisher that wait at the same time may
+// overtake each other only when one of them is large.
+//
 // # Failure
 //
 // An append that Postgres refused is rolled back as a whole and then tried

@@ -29,6 +29,7 @@ type Message struct {
 	Type        string          // optional
 	Key         string          // optional idempotency key, unique per user and publisher
 	Publisher   string          // who posted it
+	Credential  string          // whose share of the commits it takes; Publisher when empty
 	Traceparent string          // optional W3C trace context, carried to the client
 	TTL         time.Duration   // how long it may stay undelivered; positive
 }

@@ -27,10 +27,16 @@ const gateKey = 4711
 // until open is called.
 func (r *replica) shut(t *testing.T, table string) *gate {
 	t.Helper()
+	return r.shutWhen(t, table, "true")
+}
+
+// shutWhen is shut for the rows for which a condition holds.
+func (r *replica) shutWhen(t *testing.T, table, condition string) *gate {
+	t.Helper()
 	r.exec(t, `CREATE OR REPLACE FUNCTION wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN PERFORM pg_advisory_xact_lock_shared(4711); RETURN NULL; END $$`)
 	r.exec(t, `CREATE CONSTRAINT TRIGGER gate AFTER INSERT OR UPDATE ON `+table+`
-		DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_at_gate()`)
+		DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (`+condition+`) EXECUTE FUNCTION wait_at_gate()`)
 	conn, err := pgx.ConnectConfig(t.Context(), r.durable.Config().ConnConfig.Copy())
 	if err != nil {
 		t.Fatal(err)

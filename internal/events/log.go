@@ -32,8 +32,8 @@ type Config struct {
 	// that sessions can be woken: how far streams have grown, and the events themselves,
 	// to be ranged over during the call only. Users whose lane is parked are left out:
 	// most messages are for somebody who is away, and to tell every replica of each
-	// would cost more than to write it. It is called from the only commit loop and must
-	// not block.
+	// would cost more than to write it. The two commit loops may call it at the same
+	// time. It must not block.
 	OnCommit func([]Head, iter.Seq[Entry])
 	// History is what the log's history is compared with; nil for none. It must be
 	// asked about every connection.
@@ -52,10 +52,12 @@ type Config struct {
 type Log struct {
 	cfg     Config
 	metrics metrics
-	appends *appender
+	appends *appender // of small requests
 	reads   *reader
 	acks    *acker
 	tail    *tail
+
+	largeAppends *appender
 
 	expiring chan struct{} // has room for as many readers as may expire events
 	expired  atomic.Int64  // events that readers have expired, for Trim to report
@@ -64,7 +66,10 @@ type Log struct {
 // New makes a Log. Append, Read and Ack are served once Run is running.
 func New(cfg Config) *Log {
 	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), expiring: make(chan struct{}, expiring)}
-	l.appends = newAppender(cfg, &l.metrics, l.tail)
+	small, large := newQueue(smallQuantum, smallRoom, sharedCost), newQueue(largeQuantum, largeRoom, maxCost)
+	registerQueues(cfg.Metrics, small, large)
+	l.appends = newAppender(cfg, &l.metrics, l.tail, small)
+	l.largeAppends = newAppender(cfg, &l.metrics, l.tail, large)
 	l.reads = newReader(cfg.Durable, &l.metrics)
 	l.acks = newAcker(cfg.Relaxed, &l.metrics)
 	return l
@@ -76,6 +81,7 @@ func New(cfg Config) *Log {
 func (l *Log) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { l.appends.run(ctx); return nil })
+	g.Go(func() error { l.largeAppends.run(ctx); return nil })
 	for range readLoops {
 		g.Go(func() error { l.reads.run(ctx); return nil })
 	}

@@ -152,8 +152,13 @@ func speed() []panel {
 		},
 		{
 			title: "Waiting for a commit", unit: "bytes",
-			about:   "Payload that waits to be committed. At 64 MiB posts are refused with 503.",
+			about:   "Payload that waits to be committed. At 64 MiB of large requests, or 32 MiB of small ones, posts of the publishers that have most of it are refused with 503.",
 			queries: []query{{`restante_append_queue_bytes{instance=~"$replica"}`, "{{instance}}"}},
+		},
+		{
+			title: "Publishers waiting for a commit", unit: "short",
+			about:   "Credentials whose messages wait to be committed. They share the commits equally, whatever each of them sends.",
+			queries: []query{{`restante_append_queue_publishers{instance=~"$replica"}`, "{{instance}}"}},
 		},
 		{
 			title: "Reads and acks, 99 %", unit: "s",
