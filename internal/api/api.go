@@ -125,7 +125,7 @@ type API struct {
 	shapes    shapes
 	buffers   buffers
 	readers   readers
-	large     atomic.Int64 // bytes reserved by long bodies
+	bodies    atomic.Int64 // bytes reserved for bodies
 	denied    quiet        // 401, 403 and refused connections
 	failed    quiet        // 5xx
 }

@@ -6,63 +6,41 @@ import (
 	"mime"
 	"net/http"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"restante/internal/events"
 )
 
-// Sizes of body buffers. A message of the default limit fits a kept buffer;
-// larger bodies are rare enough to be left to the garbage collector.
 const (
-	firstBuffer = 4 << 10
-	maxKept     = 128 << 10
-	// trusted is how much memory a Content-Length is given before its bytes come.
-	trusted = 256 << 10
-	// largeBodies bounds what all bodies longer than that take together.
-	largeBodies = 128 << 20
+	// bodyMemory bounds what all bodies take beyond the first 4 KiB of each.
+	bodyMemory = 128 << 20
 	// spare lets the read that finds the end of the body have room to read into.
 	spare = 512
 )
 
-// buffers recycles body and answer buffers. What is kept beyond the request is
-// copied out of them first.
-type buffers struct{ pool sync.Pool }
-
-func (p *buffers) get() *[]byte {
-	if b, ok := p.pool.Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 0, firstBuffer)
-	return &b
-}
-
-func (p *buffers) put(b *[]byte) {
-	if cap(*b) > maxKept {
-		return
-	}
-	*b = (*b)[:0]
-	p.pool.Put(b)
-}
-
-// readBody reads the body of a JSON request into into. A body that begins like
-// an array may be as long as MaxBodyBytes; an object has one message in it, and
-// at most as many users as one request may have.
-func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
+// readBody reads the body of a JSON request into a buffer, which the caller gives
+// back whatever the result. A body that begins like an array may be as long as
+// MaxBodyBytes; an object has one message in it, and at most as many users as one
+// request may have.
+//
+// The buffer grows with the bytes that have come, whatever Content-Length promises:
+// 4,000 requests that announced 256 KiB and sent one byte took 1 GB.
+func (a *API) readBody(x *exchange, r *http.Request) (*[]byte, *problem) {
+	into := a.buffers.get()
 	if !isJSON(r.Header) {
-		return &problem{kind: wrongContentType, detail: "Send JSON, and say so: Content-Type: application/json."}
+		return into, &problem{kind: wrongContentType, detail: "Send JSON, and say so: Content-Type: application/json."}
 	}
 	limit := a.cfg.MaxBodyBytes
 	if r.ContentLength > limit {
-		return tooLong(limit)
+		return into, tooLong(limit)
 	}
-	b := slices.Grow((*into)[:0], int(min(max(r.ContentLength, 0), trusted))+spare)
 	for looked := false; ; {
+		b := *into
 		n, err := r.Body.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
+		*into = b
 		if !looked && n > 0 {
 			if first := firstNonSpace(b[len(b)-n:]); first != 0 {
 				looked = true
@@ -72,31 +50,30 @@ func (a *API) readBody(x *exchange, r *http.Request, into *[]byte) *problem {
 			}
 		}
 		if int64(len(b)) > limit || looked && r.ContentLength > limit {
-			return tooLong(limit)
+			return into, tooLong(limit)
+		}
+		if err == io.EOF {
+			return into, nil
 		}
 		if err != nil {
-			*into = b
-			if err == io.EOF {
-				return nil
-			}
-			return a.bodyError(err)
+			return into, a.bodyError(err)
 		}
-		if cap(b)-len(b) < spare {
-			more := len(b) + spare
-			if len(b) >= trusted && !a.reserve(x, int64(more)) {
-				return &problem{kind: overloaded, detail: "Too many long requests arrive at once. Nothing was accepted; repeat this one after the time in Retry-After."}
-			}
-			b = slices.Grow(b, more)
+		if cap(b)-len(b) >= spare {
+			continue
 		}
+		if !a.reserve(x, int64(cap(b))) { // it doubles
+			return into, &problem{kind: overloaded, detail: "Too many long requests arrive at once. Nothing was accepted; repeat this one after the time in Retry-After."}
+		}
+		into = a.buffers.grow(into)
 	}
 }
 
-// reserve takes memory for a long body from what there is for all of them, until
-// the end of the exchange. Publishers are trusted with what they send, but not
-// with how many of them send it at the same time.
+// reserve takes memory for a body from what there is for all of them, until the end
+// of the exchange. Publishers are trusted with what they send, but not with how many
+// of them send it at the same time.
 func (a *API) reserve(x *exchange, bytes int64) bool {
-	if a.large.Add(bytes) > largeBodies {
-		a.large.Add(-bytes)
+	if a.bodies.Add(bytes) > bodyMemory {
+		a.bodies.Add(-bytes)
 		return false
 	}
 	x.reserved += bytes

@@ -55,7 +55,7 @@ type exchange struct {
 	route     *route
 	status    int    // as written; 0 before
 	publisher string // once authenticated
-	reserved  int64  // bytes of large that this one's body takes
+	reserved  int64  // bytes of bodies that this one's body takes
 	gone      bool   // the client did not wait for its answer
 }
 
@@ -139,7 +139,7 @@ func (a *API) finish(x *exchange, r *http.Request, start time.Time) {
 		}
 	}
 	if x.reserved > 0 {
-		a.large.Add(-x.reserved)
+		a.bodies.Add(-x.reserved)
 	}
 	elapsed := time.Since(start)
 	x.route.inFlight.Dec()

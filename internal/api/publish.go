@@ -28,9 +28,9 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	if p != nil {
 		return p
 	}
-	buffer := a.buffers.get()
+	buffer, p := a.readBody(x, r)
 	defer a.buffers.put(buffer)
-	if p := a.readBody(x, r, buffer); p != nil {
+	if p != nil {
 		return p
 	}
 	in := a.readers.get()
