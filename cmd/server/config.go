@@ -53,6 +53,7 @@ type config struct {
 	sessionsMax    int
 	windowMessages int
 	windowBytes    int
+	unwrittenBytes int
 
 	drainDelay   time.Duration
 	drainSpread  time.Duration
@@ -125,12 +126,13 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.DurationVar(&c.jobPoll, "job-poll", 500*time.Millisecond, "how often due jobs are looked for")
 	fs.DurationVar(&c.sweep, "sweep", 10*time.Second, "how often all sessions are compared with the log, and users with something pending five times as often; 0 turns it off")
 	fs.DurationVar(&c.lease, "lease", 12*time.Second, "how long a silent replica is taken for alive")
-	fs.DurationVar(&c.ackTimeout, "ack-timeout", 30*time.Second, "how long a client may take to acknowledge a message")
+	fs.DurationVar(&c.ackTimeout, "ack-timeout", 30*time.Second, "how long a client may acknowledge nothing of what it was sent, and read nothing of what it is being sent")
 	fs.DurationVar(&c.ping, "ping", 30*time.Second, "how long a connection may be silent before it is pinged")
 	fs.DurationVar(&c.sessionMaxAge, "session-max-age", time.Hour, "when a connection is asked to reconnect, give or take a tenth")
 	fs.IntVar(&c.sessionsMax, "sessions-per-user", 32, "connections of one user on this replica")
 	fs.IntVar(&c.windowMessages, "window-messages", 1024, "unacknowledged messages per connection")
 	fs.IntVar(&c.windowBytes, "window-bytes", 1<<20, "unacknowledged bytes per connection")
+	fs.IntVar(&c.unwrittenBytes, "unwritten-bytes", 64<<20, "bytes kept for all connections that are full; beyond it, those whose clients have read nothing for longest are ended")
 
 	fs.DurationVar(&c.drainDelay, "drain-delay", 0, "on SIGTERM, how long to go on after /readyz turns 503, so that the load balancer notices")
 	fs.DurationVar(&c.drainSpread, "drain-spread", 5*time.Second, "clients are told to reconnect at a random moment within this time")
@@ -250,6 +252,7 @@ func (c *config) validate() error {
 		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
 		{"max-message-depth", c.maxMessageDepth, 1},
 		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
+		{"unwritten-bytes", c.unwrittenBytes, 1 << 20},
 	} {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)
 	}

@@ -235,7 +235,10 @@ func (r *replica) wire() error {
 		return err
 	}
 
-	r.sockets = ws.New(r.hub, ws.Config{AllowedOrigins: splitList(cfg.allowedOrigins), Logger: r.logger})
+	r.sockets = ws.New(r.hub, ws.Config{
+		AllowedOrigins: splitList(cfg.allowedOrigins), WriteTimeout: cfg.ackTimeout, MaxUnwritten: cfg.unwrittenBytes,
+		Logger: r.logger, Metrics: r.registry,
+	})
 	r.api = api.New(api.Config{
 		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, AllowedOrigins: splitList(cfg.allowedOrigins),
 	}, api.Deps{

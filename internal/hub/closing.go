@@ -25,6 +25,8 @@ type Closing struct {
 var (
 	ByClient    = Closing{Code: CodeNormal, Label: "client"}
 	Unreachable = Closing{Code: codeUnreachable, Reason: "connection lost", Label: "lost"}
+	Stalled     = Closing{Code: CodeNoAck, Reason: "the client has stopped reading", Label: "stalled"}
+	NoRoom      = Closing{Code: CodeNoAck, Reason: "the client does not read, and its memory is needed", Label: "no_room"}
 	noAck       = Closing{Code: CodeNoAck, Reason: "messages were not acknowledged in time", Label: "no_ack"}
 	tooOld      = Closing{Code: CodeRestart, Reason: "maximum session age reached, connect again", Label: "max_age"}
 	draining    = Closing{Code: CodeRestart, Reason: "replica is stopping, connect again", Label: "drain"}

@@ -18,8 +18,10 @@ var ErrBeyondSent = errors.New("acknowledged a message that was not sent")
 // Transport carries events to one client. Its methods are not called
 // concurrently with themselves; Close may come at any time.
 type Transport interface {
-	// Send writes a batch and asks the client to confirm it, within a deadline of
-	// its own. After an error the connection is of no more use.
+	// Send writes a batch, about 16 KiB or one larger message, and asks the client to
+	// confirm it. It does not wait for a client that is slow: it keeps no more than
+	// the message that is partly written, calls Session.Blocked, and Session.Unblocked
+	// when that has gone out. After an error the connection is of no more use.
 	Send(Batch) error
 	// Ping asks the client for a sign of life. It is called only while everything
 	// sent was confirmed, so there is room for it in the socket's buffer.
@@ -50,6 +52,7 @@ type Session struct {
 	ended      bool
 	why        *Closing // of a session that ended before Start
 	delivering bool     // a goroutine runs deliver
+	blocked    bool     // the connection is full: nothing is sent until Unblocked
 	look       bool     // read the log, whatever is known of its head
 	known      int64    // highest head heard of
 	position   int64    // everything up to here was read and handed to the transport
@@ -144,6 +147,9 @@ func (s *Session) End(why Closing) {
 	if conn == nil {
 		s.why = &why
 	}
+	if s.blocked {
+		s.hub.metrics.blocked.Dec()
+	}
 	s.mu.Unlock()
 	s.hub.unregister(s)
 	s.hub.metrics.sessions.WithLabelValues(s.transport).Dec()
@@ -213,7 +219,7 @@ func (s *Session) deliverIfDue() {
 // due reports whether the log may hold more for this session and the client has
 // room for it. s.mu must be held.
 func (s *Session) due() bool {
-	return (s.look || s.known > s.position) && !s.window.full(s.hub.cfg.WindowMessages, s.hub.cfg.WindowBytes)
+	return (s.look || s.known > s.position) && !s.blocked && !s.window.full(s.hub.cfg.WindowMessages, s.hub.cfg.WindowBytes)
 }
 
 // deliver is the one loop: read the log after the position, write, repeat.
@@ -249,17 +255,15 @@ func (s *Session) deliver() {
 		if !s.take(page, known) {
 			continue
 		}
-		if err := conn.Send(Batch{After: after, Page: page}); err != nil {
+		if err := s.send(conn, Batch{After: after, Page: page}); err != nil {
 			s.stopDelivering()
 			s.End(Unreachable)
 			return
 		}
-		s.count(after, page)
 	}
 }
 
-// take moves the position over a page before it is written, for the client may
-// confirm it before Send returns. It reports whether there is anything to send.
+// take reports whether there is anything to send in a page.
 func (s *Session) take(page events.Page, known int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,8 +275,6 @@ func (s *Session) take(page events.Page, known int64) bool {
 		}
 		return false
 	}
-	s.window.add(page, time.Now())
-	s.position = page.Through
 	s.known = max(s.known, page.Through)
 	return true
 }
@@ -297,16 +299,20 @@ func (s *Session) stopDelivering() {
 	s.mu.Unlock()
 }
 
-// count observes what was written.
-func (s *Session) count(after int64, page events.Page) {
+// count observes what was written to a client that has had room since a time: the
+// delay of a message that waited for its client is not the gateway's.
+func (s *Session) count(batch Batch, ready time.Time) {
 	m := &s.hub.metrics
 	now := time.Now()
-	m.written.Add(float64(len(page.Events)))
-	if missing := page.Through - after - int64(len(page.Events)); missing > 0 {
+	m.written.Add(float64(len(batch.Events)))
+	if missing := batch.Through - batch.After - int64(len(batch.Events)); missing > 0 {
 		m.gaps.Inc()
 	}
-	for i := range page.Events {
-		if appended := page.Events[i].CreatedAt; appended.After(s.openedAt) {
+	if ready.Before(s.openedAt) {
+		ready = s.openedAt
+	}
+	for i := range batch.Events {
+		if appended := batch.Events[i].CreatedAt; appended.After(ready) {
 			m.writeDelay.Observe(max(0, now.Sub(appended).Seconds()))
 		}
 	}

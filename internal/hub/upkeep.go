@@ -83,13 +83,15 @@ func (s *Session) inspect(now time.Time) (why *Closing, ping Transport) {
 	}
 	since, waiting := s.window.stalledSince()
 	switch {
+	case s.blocked && now.Sub(since) > cfg.AckTimeout:
+		return &Stalled, nil
 	case waiting && now.Sub(since) > cfg.AckTimeout:
 		return &noAck, nil
-	case !waiting && !s.pingedAt.IsZero() && now.Sub(s.pingedAt) > cfg.PongTimeout:
+	case !waiting && !s.blocked && !s.pingedAt.IsZero() && now.Sub(s.pingedAt) > cfg.PongTimeout:
 		return &Unreachable, nil
 	case now.After(s.expiresAt):
 		return &tooOld, nil
-	case waiting: // the ack is the sign of life
+	case waiting, s.blocked: // progress is the sign of life
 	case s.pingedAt.IsZero() && !s.delivering && now.Sub(s.heardAt) >= cfg.PingEvery:
 		s.pingedAt = now
 		return nil, s.conn

@@ -7,12 +7,13 @@ import (
 )
 
 // window is what was sent to a client and not yet confirmed. It keeps a record
-// per write, not per event.
+// per piece written, not per event.
 type window struct {
 	writes   []write // oldest first
 	messages int
 	bytes    int
 	movedAt  time.Time // when the client last confirmed something
+	tookAt   time.Time // when the client last took bytes of what did not fit in its connection
 }
 
 type write struct {
@@ -28,7 +29,7 @@ func (w *window) full(messages, bytes int) bool {
 	return w.messages >= messages || w.bytes >= bytes
 }
 
-// add notes a page that is about to be written. A page of nothing but a gap is
+// add notes a piece that is about to be written. A piece of nothing but a gap is
 // not waited for: there is no message to confirm.
 func (w *window) add(page events.Page, now time.Time) {
 	n := len(page.Events)
@@ -61,15 +62,31 @@ func (w *window) confirm(seq int64, now time.Time) (appendedAt time.Time) {
 	return appendedAt
 }
 
-// stalledSince returns since when the client owes a confirmation. One that works
-// through a long write and confirms as it goes is slow, not stalled: to end its
-// session would only send it the rest again.
-func (w *window) stalledSince() (time.Time, bool) {
-	if len(w.writes) == 0 {
-		return time.Time{}, false
+// cut notes that only part of the newest piece was written: sent.
+func (w *window) cut(sent events.Page, confirmed int64, now time.Time) {
+	last := len(w.writes) - 1
+	if last < 0 || w.writes[last].through <= sent.Through {
+		return // all of it was, or it was a gap
 	}
-	if since := w.writes[0].writtenAt; since.After(w.movedAt) {
-		return since, true
+	w.messages -= w.writes[last].messages
+	w.bytes -= w.writes[last].bytes
+	w.writes = w.writes[:last]
+	if n := len(sent.Events); n > 0 && sent.Events[n-1].Seq > confirmed {
+		w.add(sent, now)
 	}
-	return w.movedAt, true
+}
+
+// stalledSince returns since when the client has made no progress, and whether it
+// owes a confirmation. One that works through a long backlog and confirms as it
+// goes, or still takes in a message that fills its connection, is slow, not
+// stalled: to end its session would only send it the same again.
+func (w *window) stalledSince() (since time.Time, waiting bool) {
+	since = w.movedAt
+	if w.tookAt.After(since) {
+		since = w.tookAt
+	}
+	if waiting = len(w.writes) > 0; waiting && w.writes[0].writtenAt.After(since) {
+		since = w.writes[0].writtenAt
+	}
+	return since, waiting
 }

@@ -194,8 +194,18 @@ func connections() []panel {
 		},
 		{
 			title: "Why connections ended", unit: "ops", stack: true,
-			about:   "client: it left. lost: it did not answer any more. max_age and drain: we asked it to come back. no_ack: it did not acknowledge in time. violation: it sent what it must not.",
+			about:   "client: it left. lost: it did not answer any more. max_age and drain: we asked it to come back. no_ack: it did not acknowledge in time. stalled: it stopped reading. no_room: it did not read, and its memory was needed. violation: it sent what it must not.",
 			queries: []query{{`sum by (reason) (rate(restante_sessions_closed_total{instance=~"$replica"}[$__rate_interval]))`, "{{reason}}"}},
+		},
+		{
+			title: "Slow clients", unit: "short",
+			about:   "Connections that are full because their clients read more slowly than messages come. They stay behind in the log, and end after the ack timeout without progress.",
+			queries: []query{{`sum(restante_sessions_blocked{instance=~"$replica"})`, "full"}},
+		},
+		{
+			title: "Kept for slow clients", unit: "bytes",
+			about:   "Partly written messages of full connections. At -unwritten-bytes (64 MiB a replica) those connections end whose clients have read nothing for longest.",
+			queries: []query{{`sum by (instance) (restante_unwritten_bytes{instance=~"$replica"})`, "{{instance}}"}},
 		},
 		{
 			title: "Who was refused", unit: "ops",

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"restante/internal/hub"
 )
@@ -33,8 +34,9 @@ const (
 
 const (
 	readLimit    = 4 << 10          // bytes of a client's frame
-	writeTimeout = 10 * time.Second // the default
-	maxPooled    = 256 << 10        // larger buffers are left to the garbage collector
+	writeTimeout = 30 * time.Second // the default
+	maxUnwritten = 64 << 20         // the default
+	maxPooled    = 64 << 10         // larger buffers are left to the garbage collector
 )
 
 // Config of a Handler.
@@ -42,24 +44,40 @@ type Config struct {
 	// AllowedOrigins are the origins whose pages may connect ("https://app.example",
 	// or "*" for any). Clients that are no browser send no origin and may always.
 	AllowedOrigins []string
-	// WriteTimeout bounds one write, however many frames: a client that does not
-	// read for that long is gone. 0 stands for 10 s.
+	// WriteTimeout is how long a client whose connection is full may take in nothing
+	// and confirm nothing before its session ends. 0 stands for 30 s.
 	WriteTimeout time.Duration
+	// MaxUnwritten bounds the bytes that are kept for all full connections together;
+	// beyond it those end whose clients have read nothing for longest. 0 stands for
+	// 64 MiB.
+	MaxUnwritten int
 	Logger       *slog.Logger
+	Metrics      prometheus.Registerer // nil: none
 }
 
 // Handler upgrades requests to sessions.
 type Handler struct {
 	hub     *hub.Hub
 	cfg     Config
-	buffers sync.Pool      // of *[]byte, for outgoing frames
-	open    sync.WaitGroup // readers and closers
+	buffers sync.Pool // of *outgoing
+	backlog backlog
+	open    sync.WaitGroup // readers, closers, and writers of what full connections keep
 }
 
 // New makes a Handler for a hub's sessions.
 func New(h *hub.Hub, cfg Config) *Handler {
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, writeTimeout)
-	return &Handler{hub: h, cfg: cfg, buffers: sync.Pool{New: func() any { return new([]byte) }}}
+	handler := &Handler{
+		hub: h, cfg: cfg, backlog: backlog{limit: cmp.Or(cfg.MaxUnwritten, maxUnwritten)},
+		buffers: sync.Pool{New: func() any { return new(outgoing) }},
+	}
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(
+			prometheus.GaugeOpts{Name: "restante_unwritten_bytes", Help: "Bytes that are kept for client connections that are full; at most -unwritten-bytes."},
+			func() float64 { return float64(handler.backlog.held()) },
+		))
+	}
+	return handler
 }
 
 // ErrOrigin: a page of this origin may not connect.
@@ -109,7 +127,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) e
 		return nil
 	}
 	t.ws.SetReadLimit(readLimit)
-	t.conn = hijack.conn
+	t.conn, hijack.conn.transport = hijack.conn, t
 	h.open.Go(t.run)
 	return nil
 }
@@ -134,11 +152,11 @@ func (h *Handler) allows(origin string) bool {
 	return slices.Contains(h.cfg.AllowedOrigins, "*") || slices.Contains(h.cfg.AllowedOrigins, origin)
 }
 
-func (h *Handler) buffer() *[]byte { return h.buffers.Get().(*[]byte) }
+func (h *Handler) outgoing() *outgoing { return h.buffers.Get().(*outgoing) }
 
-func (h *Handler) release(b *[]byte) {
-	if cap(*b) <= maxPooled {
-		*b = (*b)[:0]
-		h.buffers.Put(b)
+func (h *Handler) release(o *outgoing) {
+	if cap(o.frames) <= maxPooled {
+		o.frames, o.units = o.frames[:0], o.units[:0]
+		h.buffers.Put(o)
 	}
 }

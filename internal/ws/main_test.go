@@ -38,6 +38,12 @@ type server struct {
 
 func serve(t *testing.T, o coretest.Options, change ...func(*ws.Config)) *server {
 	t.Helper()
+	return serveOn(t, o, func(l net.Listener) net.Listener { return smallBuffers{l} }, change...)
+}
+
+// serveOn is serve with a listener of the test's own.
+func serveOn(t *testing.T, o coretest.Options, listen func(net.Listener) net.Listener, change ...func(*ws.Config)) *server {
+	t.Helper()
 	if o.URL == "" {
 		o.URL = testdb.New(t).URL
 	}
@@ -57,7 +63,7 @@ func serve(t *testing.T, o coretest.Options, change ...func(*ws.Config)) *server
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	}))
-	web.Listener = smallBuffers{web.Listener}
+	web.Listener = listen(web.Listener)
 	web.Start()
 	s.address = web.Listener.Addr().String()
 	s.url = "ws://" + s.address

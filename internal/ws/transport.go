@@ -9,9 +9,11 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 
+	"restante/internal/events"
 	"restante/internal/hub"
 )
 
@@ -22,6 +24,7 @@ type transport struct {
 	ws      *websocket.Conn // reads, answers pings, closes
 	conn    *conn           // what everything is written to
 	v1      bool
+	pace    pace // plain mode
 }
 
 // run greets, starts delivery and reads until the connection ends.
@@ -72,42 +75,50 @@ func (t *transport) read() hub.Closing {
 // readAck reads a client's frame into a buffer that is shared by all: a
 // connection that waits for its next one keeps none.
 func (t *transport) readAck(r io.Reader) (int64, error) {
-	shared := t.handler.buffer()
+	shared := t.handler.outgoing()
 	defer t.handler.release(shared)
-	buffer := bytes.NewBuffer(*shared)
+	buffer := bytes.NewBuffer(shared.frames)
 	_, err := buffer.ReadFrom(r)
-	if *shared = buffer.Bytes(); err != nil {
+	if shared.frames = buffer.Bytes(); err != nil {
 		return 0, err
 	}
-	return parseAck(*shared)
+	return parseAck(shared.frames)
 }
 
 // pong is called by the reader. In plain mode the payload is the seq that the
 // ping asked about; a pong that confirms nothing is a sign of life.
 func (t *transport) pong(_ context.Context, payload []byte) {
 	if !t.v1 && len(payload) == 8 {
-		if t.session.Ack(int64(binary.BigEndian.Uint64(payload))) == nil {
+		seq := int64(binary.BigEndian.Uint64(payload))
+		if t.session.Ack(seq) == nil {
+			t.pace.confirmed(seq, time.Now())
 			return
 		}
 	}
 	t.session.Heard()
 }
 
-// Send implements hub.Transport: the whole batch, and in plain mode the ping that
-// asks about it, in one write.
+// Send implements hub.Transport. What the client does not take at once is not
+// kept, but for the unit that is partly written.
 func (t *transport) Send(batch hub.Batch) error {
-	buffer := t.handler.buffer()
-	defer t.handler.release(buffer)
-	if t.v1 {
-		*buffer = appendV1(*buffer, batch)
-	} else {
-		*buffer = appendPlain(*buffer, batch)
-	}
-	if len(*buffer) == 0 {
+	out := t.handler.outgoing()
+	defer t.handler.release(out)
+	t.encode(out, batch)
+	c := t.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.kept != nil {
+		t.session.Blocked(hub.Batch{After: batch.After, Page: events.Page{Through: batch.After}})
 		return nil
 	}
-	_, err := t.conn.Write(*buffer)
-	return err
+	n, err := c.push(out.frames)
+	if !errors.Is(err, errFull) {
+		return err
+	}
+	last := out.unit(n)
+	t.session.Blocked(hub.Batch{After: batch.After, Page: events.Page{Events: batch.Events[:last.events], Through: last.through}})
+	c.keep(out.frames[n:last.end])
+	return nil
 }
 
 // Ping implements hub.Transport.
@@ -119,8 +130,8 @@ func (t *transport) Ping() error {
 // Close implements hub.Transport: bye, the close frame, and the end of the
 // connection, in a goroutine that the handler waits for.
 func (t *transport) Close(why hub.Closing) {
-	if why.Code == hub.CodeNormal || why.Code == hub.Unreachable.Code {
-		_ = t.ws.CloseNow() // the client closed, or is gone
+	if why.Code == hub.CodeNormal || why.Code == hub.Unreachable.Code || why == hub.NoRoom {
+		_ = t.ws.CloseNow() // the client closed, or is gone, or would keep the memory until it reads
 		return
 	}
 	t.handler.open.Go(func() {
