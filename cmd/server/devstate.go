@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode"
 
 	"restante/internal/publishers"
 	"restante/internal/tokens"
@@ -80,9 +81,19 @@ func (d *dev) clientEnvironment() string {
 		}
 	}
 	if d.cfg.dev.dir != "" {
-		settings = append(settings, `DATABASE_URL="$(cat `+filepath.Join(d.dir, "database-url")+`)"`, "RESTANTE_API_KEY=$(cat "+filepath.Join(d.dir, "api-key")+")")
+		settings = append(settings, `DATABASE_URL="$(cat `+shellWord(filepath.Join(d.dir, "database-url"))+`)"`, "RESTANTE_API_KEY=$(cat "+shellWord(filepath.Join(d.dir, "api-key"))+")")
 	}
 	return strings.Join(settings, " ")
+}
+
+// shellWord is a path as a shell reads it as one word.
+func shellWord(path string) string {
+	if !strings.ContainsFunc(path, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("/._-+:@", r)
+	}) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // withoutPassword is a database URL for the terminal, and for whoever looks over

@@ -53,24 +53,19 @@ func serverUser() (*osUser, error) {
 // directory that is there already and belongs to somebody else is refused: in a
 // shared place it may be a trap.
 func ownDir(dir string, as *osUser) error {
-	uid, gid := os.Geteuid(), -1
-	if as != nil {
-		uid, gid = as.uid, as.gid
-	}
-	switch err := os.Mkdir(dir, 0o700); {
-	case err == nil:
-		if as != nil {
-			if err := os.Lchown(dir, uid, gid); err != nil {
-				return fmt.Errorf("give %s to %s: %w", dir, as.name, err)
-			}
-		}
-		return nil
-	case !errors.Is(err, fs.ErrExist):
-		return err
-	}
 	info, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeOwnDir(dir, as); err != nil {
+			return err
+		}
+		info, err = os.Lstat(dir)
+	}
 	if err != nil {
 		return err
+	}
+	uid := os.Geteuid()
+	if as != nil {
+		uid = as.uid
 	}
 	if !info.IsDir() {
 		return fmt.Errorf("%s is not a directory", dir)
@@ -82,6 +77,29 @@ func ownDir(dir string, as *osUser) error {
 		return os.Chmod(dir, 0o700)
 	}
 	return nil
+}
+
+// makeOwnDir makes dir beside its place and renames it, so that nobody finds one
+// that has not been given to its owner yet: a second starter that looked in between
+// took it for somebody else's.
+func makeOwnDir(dir string, as *osUser) error {
+	fresh, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".new-")
+	if err != nil {
+		return err
+	}
+	if as != nil {
+		err = os.Lchown(fresh, as.uid, as.gid)
+	}
+	if err == nil {
+		err = os.Rename(fresh, dir)
+	}
+	if err == nil {
+		return nil
+	}
+	if _, other := os.Lstat(dir); other == nil {
+		err = nil // somebody else was faster
+	}
+	return errors.Join(err, os.Remove(fresh))
 }
 
 // checkReachable makes sure that the server's user can enter dir: postgres

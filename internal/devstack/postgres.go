@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,9 @@ var ErrAttached = errors.New("this PostgreSQL belongs to another process")
 // startTimeout bounds a start when the caller's context does not: replaying the
 // log after a crash may take a while, an hour would be a fault.
 const startTimeout = 2 * time.Minute
+
+// newsEvery is how often a start that takes long says what it waits for.
+const newsEvery = 5 * time.Second
 
 // cannotConnectNow is what PostgreSQL answers while it starts or stops.
 const cannotConnectNow = "57P03"
@@ -172,13 +176,19 @@ func (p *Postgres) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ticker := time.NewTicker(readyPoll)
+	ticker, news := time.NewTicker(readyPoll), time.NewTicker(newsEvery)
 	defer ticker.Stop()
+	defer news.Stop()
 	for {
 		pingErr := p.ping(ctx)
 		if pingErr == nil {
 			p.process = process
 			return nil
+		}
+		select {
+		case <-news.C:
+			fmt.Fprintf(p.config.Out, "waiting for PostgreSQL to accept connections (last answer: %v)\n", pingErr)
+		default:
 		}
 		select {
 		case <-process.done:
@@ -208,8 +218,9 @@ func (p *Postgres) ping(ctx context.Context) error {
 // URL returns the connection URL of a database of this Postgres, for pgx and
 // libpq alike. It does not create the database.
 func (p *Postgres) URL(database string) string {
-	query := url.Values{"host": {p.paths.socket}, "port": {socketPort}}
-	u := url.URL{Scheme: "postgres", User: url.User(superuser), Host: "", Path: "/" + database, RawQuery: query.Encode()}
+	// libpq and pgx take a "+" in a query as it is.
+	socket := strings.ReplaceAll(url.QueryEscape(p.paths.socket), "+", "%20")
+	u := url.URL{Scheme: "postgres", User: url.User(superuser), Host: "", Path: "/" + database, RawQuery: "host=" + socket + "&port=" + socketPort}
 	return u.String()
 }
 

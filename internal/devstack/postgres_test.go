@@ -206,6 +206,16 @@ func TestPostgresSecondStartAttaches(t *testing.T) {
 	}
 }
 
+// A directory may have any name that the system allows.
+func TestPostgresInADirectoryOfAnyName(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(newDir(t), `my files, "50%" + é'&=#`)
+	p := start(t, config(t, dir))
+	if got := number(t, connect(t, p), "SELECT 1"); got != 1 {
+		t.Errorf("SELECT 1 is %d", got)
+	}
+}
+
 func TestPostgresIgnoresStalePidFile(t *testing.T) {
 	t.Parallel()
 	config1 := config(t, newDir(t))

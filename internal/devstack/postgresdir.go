@@ -38,9 +38,10 @@ type postgresPaths struct {
 	lock   string // held while starting
 }
 
-// choosePaths lays out dir. Where dir is too long for a unix socket the socket
-// goes to a directory of its own below the system's temporary one, whose name
-// follows from dir, so that another process finds it too.
+// choosePaths lays out dir. Where dir is too long for a unix socket, or has a comma,
+// which separates hosts in a connection URL, the socket goes to a directory of its own
+// below the system's temporary one, whose name follows from dir, so that another
+// process finds it too.
 func choosePaths(dir string) (postgresPaths, error) {
 	if dir == "" {
 		return postgresPaths{}, errors.New("PostgresConfig.Dir is empty")
@@ -56,12 +57,15 @@ func choosePaths(dir string) (postgresPaths, error) {
 		log:    filepath.Join(dir, "postgres.log"),
 		lock:   filepath.Join(dir, "start.lock"),
 	}
-	socketFits := func() bool { return len(filepath.Join(paths.socket, ".s.PGSQL."+socketPort)) <= maxSocketPath }
+	socketFits := func() bool {
+		path := filepath.Join(paths.socket, ".s.PGSQL."+socketPort)
+		return len(path) <= maxSocketPath && !strings.Contains(path, ",")
+	}
 	if !socketFits() {
 		sum := sha256.Sum256([]byte(dir))
 		paths.socket = filepath.Join(os.TempDir(), fmt.Sprintf("restante-pg-%x", sum[:6]))
 		if !socketFits() {
-			return postgresPaths{}, fmt.Errorf("both %s and %s are too long for a unix socket: choose a shorter directory", dir, os.TempDir())
+			return postgresPaths{}, fmt.Errorf("neither %s nor %s can hold a unix socket: choose a shorter directory, without a comma", dir, os.TempDir())
 		}
 	}
 	return paths, nil
@@ -205,9 +209,10 @@ func (p *Postgres) binariesForData(ctx context.Context) (string, error) {
 // production server; Unsafe is for tests.
 func (p *Postgres) settings() map[string]string {
 	settings := map[string]string{
-		"listen_addresses":        "",
-		"port":                    socketPort,
-		"unix_socket_directories": p.paths.socket,
+		"listen_addresses": "",
+		"port":             socketPort,
+		// A list, whose items may be quoted: a comma is part of the name then.
+		"unix_socket_directories": `"` + strings.ReplaceAll(p.paths.socket, `"`, `""`) + `"`,
 		"unix_socket_permissions": "0700",
 		"max_connections":         "200",
 		"shared_buffers":          "256MB",
