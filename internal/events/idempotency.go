@@ -86,7 +86,7 @@ func (s *appendStore) writeKeyed(ctx context.Context, conn *pgx.Conn, batch []*a
 }
 
 // commitError is appendError of a COMMIT. The driver's word that nothing was sent
-// is not taken here: for a connection that broke under a simple query (pgx 5.12)
+// is not taken here: for a connection that broke under a simple query (pgx before 5.13)
 // it says so as well, and whoever believes it writes the batch twice.
 func commitError(err error) error {
 	if _, ok := refused(err); ok {
