@@ -35,6 +35,9 @@ func gateway(t *testing.T, serve func(n int, c *websocket.Conn)) *bench {
 				answer(w, 401, `{}`)
 				return
 			}
+			if epoch := r.URL.Query().Get("epoch"); (epoch == "e") != (n > 1 && len(protocols) > 0) {
+				t.Errorf("connection %d brings the epoch %q", n, epoch)
+			}
 			c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: protocols})
 			if err != nil {
 				t.Error(err)
@@ -136,8 +139,8 @@ func TestConnectReconnects(t *testing.T) {
 			expect(t, c, ack(2))
 			_ = c.Close(websocket.StatusServiceRestart, "drain")
 		case 3:
-			write(t, c, hello("another", 1, 0), message(1, `"after a restore"`))
-			expect(t, c, ack(1))
+			write(t, c, hello("another", 4, 3), `{"kind":"gap","from":1,"to":3,"reason":"epoch"}`, message(4, `"after a restore"`))
+			expect(t, c, ack(4))
 			expect(t, c, "closed with 1000")
 		}
 	})
@@ -145,8 +148,10 @@ func TestConnectReconnects(t *testing.T) {
 	if got := b.stdout.String(); got != "one\ntwo\nafter a restore\n" {
 		t.Errorf("printed %q", got)
 	}
-	if !strings.Contains(b.stderr.String(), "numbers begin again") {
-		t.Errorf("the new log is not announced:\n%s", b.stderr.String())
+	for _, want := range []string{"numbers begin again", "Messages 1 to 3 were confirmed in that log"} {
+		if !strings.Contains(b.stderr.String(), want) {
+			t.Errorf("the new log is not announced, %q:\n%s", want, b.stderr.String())
+		}
 	}
 }
 

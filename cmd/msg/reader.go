@@ -134,6 +134,9 @@ func (r *reader) dial(ctx context.Context) (*websocket.Conn, ending) {
 	dialing, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	target := "ws" + strings.TrimPrefix(r.gateway.base, "http") + path + "?token=" + url.QueryEscape(answer.Token)
+	if r.epoch != "" {
+		target += "&epoch=" + url.QueryEscape(r.epoch)
+	}
 	conn, res, err := websocket.Dial(dialing, target, &websocket.DialOptions{Subprotocols: protocols})
 	if err != nil {
 		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
@@ -222,8 +225,12 @@ func (r *reader) handle(ctx context.Context, conn *websocket.Conn, data []byte, 
 	case "message":
 		r.message(ctx, conn, f, data, end)
 	case "gap":
-		r.say("Messages %d to %d will not arrive: %s.", f.From, f.To, printable(f.Reason))
 		r.last = max(r.last, f.To)
+		if f.Reason == "epoch" {
+			r.say("Messages 1 to %d were confirmed in that log; they may be others than those printed here.", f.To)
+			return
+		}
+		r.say("Messages %d to %d will not arrive: %s.", f.From, f.To, printable(f.Reason))
 		confirm(ctx, conn, f.To, end)
 	case "bye":
 		end.after = time.Duration(min(max(f.ReconnectAfterMs, 0), 600_000)) * time.Millisecond

@@ -45,6 +45,7 @@ type Session struct {
 	transport string // metric label
 	openedAt  time.Time
 	expiresAt time.Time
+	head      int64 // of the stream when the session was attached; set by Open
 
 	mu         sync.Mutex // guards all below; never held while reading or writing
 	conn       Transport  // nil until Start
@@ -87,6 +88,7 @@ func (h *Hub) Open(ctx context.Context, userID, transport string) (*Session, err
 		return nil, fmt.Errorf("open session: %w", err)
 	}
 	at := positions[userID]
+	s.head = at.Head
 	s.mu.Lock()
 	s.attached = true
 	s.position, s.confirmed, s.known = at.Acked, at.Acked, max(s.known, at.Head)
@@ -109,12 +111,23 @@ func refusal(err error) string {
 // ID identifies the session in presence and logs.
 func (s *Session) ID() string { return s.id }
 
-// Position returns where the session stands: what was confirmed before, and the
-// head as far as it is known.
+// Position returns what the client has confirmed, and the head when the session was
+// attached: no wake moves that, for the log alone says what a client is told.
 func (s *Session) Position() events.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return events.Position{Acked: s.confirmed, Head: s.known}
+	return events.Position{Acked: s.confirmed, Head: s.head}
+}
+
+// OfOtherEpoch reports whether the epoch that a client brings, "" for none, is not the
+// log's, and counts that as a gap: everything before where the session began may be
+// something else than what the client knows.
+func (s *Session) OfOtherEpoch(epoch string) bool {
+	if epoch == "" || epoch == s.hub.cfg.Epoch {
+		return false
+	}
+	s.hub.metrics.gaps.Inc()
+	return true
 }
 
 // Start gives the session its transport; delivery begins with what was pending

@@ -112,7 +112,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) e
 	if err != nil {
 		return err
 	}
-	t := &transport{handler: h, session: session, v1: label == v1Label}
+	t := &transport{handler: h, session: session, v1: label == v1Label, epoch: r.URL.Query().Get("epoch")}
 	hijack := &hijacker{ResponseWriter: w, timeout: h.cfg.WriteTimeout}
 	t.ws, err = websocket.Accept(hijack, r, &websocket.AcceptOptions{
 		Subprotocols:       protocols,

@@ -141,9 +141,15 @@ type client struct {
 
 func (s *server) dial(t *testing.T, user string, protocols ...string) *client {
 	t.Helper()
+	return s.dialWith(t, user, "", protocols...)
+}
+
+// dialWith is dial with more parameters in the URL.
+func (s *server) dialWith(t *testing.T, user, parameters string, protocols ...string) *client {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, s.url+"?user="+url.QueryEscape(user), &websocket.DialOptions{Subprotocols: protocols})
+	c, _, err := websocket.Dial(ctx, s.url+"?user="+url.QueryEscape(user)+parameters, &websocket.DialOptions{Subprotocols: protocols})
 	if err != nil {
 		t.Fatal(err)
 	}

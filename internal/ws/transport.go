@@ -24,7 +24,8 @@ type transport struct {
 	ws      *websocket.Conn // reads, answers pings, closes
 	conn    *conn           // what everything is written to
 	v1      bool
-	pace    pace // plain mode
+	epoch   string // that the client knows; "" if it says none
+	pace    pace   // plain mode
 }
 
 // run greets, starts delivery and reads until the connection ends.

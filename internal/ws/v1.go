@@ -9,7 +9,9 @@ import (
 	"restante/internal/hub"
 )
 
-// hello is the first frame: where the stream stands.
+// hello is the first frame: where the stream stands. A client that brings another
+// epoch is told at once that what it knows of seqs is worth nothing here, even if
+// nothing was confirmed in this one.
 func (t *transport) hello() error {
 	at := t.session.Position()
 	frame, err := json.Marshal(struct {
@@ -22,7 +24,11 @@ func (t *transport) hello() error {
 	if err != nil {
 		return err
 	}
-	_, err = t.conn.Write(appendFrame(nil, finText, frame))
+	b := appendFrame(nil, finText, frame)
+	if t.session.OfOtherEpoch(t.epoch) {
+		b = appendGapFrame(b, 1, at.Acked, "epoch")
+	}
+	_, err = t.conn.Write(b)
 	return err
 }
 
@@ -74,12 +80,18 @@ func appendGap(b []byte, from, to int64) []byte {
 	if from > to {
 		return b
 	}
+	return appendGapFrame(b, from, to, "expired")
+}
+
+func appendGapFrame(b []byte, from, to int64, reason string) []byte {
 	b, start := beginFrame(b)
 	b = append(b, `{"kind":"gap","from":`...)
 	b = strconv.AppendInt(b, from, 10)
 	b = append(b, `,"to":`...)
 	b = strconv.AppendInt(b, to, 10)
-	b = append(b, `,"reason":"expired"}`...)
+	b = append(b, `,"reason":"`...)
+	b = append(b, reason...)
+	b = append(b, `"}`...)
 	return endFrame(b, start, finText)
 }
 

@@ -19,6 +19,36 @@ import (
 
 func shortWrites(cfg *ws.Config) { cfg.WriteTimeout = 500 * time.Millisecond }
 
+// A client that brings another epoch is told so before anything else, even if nothing
+// was ever confirmed; one that brings this one, or none, is not.
+func TestOtherEpochIsAGap(t *testing.T) {
+	t.Parallel()
+	s := serve(t, coretest.Options{DeliverDelay: time.Minute})
+	s.post(t, "al", `1`, `2`)
+	for _, acked := range []int64{0, 1} {
+		if acked > 0 {
+			s.Log.Ack("al", acked)
+			s.acked(t, "al", acked)
+		}
+		for epoch, gap := range map[string]bool{"": false, s.Hub.Epoch(): false, "other": true} {
+			c := s.dialWith(t, "al", "&epoch="+epoch, "restante.v1")
+			if hello := parse(t, c.next()); hello.Kind != "hello" || hello.Epoch != s.Hub.Epoch() || hello.Acked != acked {
+				t.Errorf("hello %+v", hello)
+			}
+			first := parse(t, c.next())
+			if gap && (first.Kind != "gap" || first.From != 1 || first.To != acked || first.Reason != "epoch") {
+				t.Errorf("epoch %q, acked %d: %+v", epoch, acked, first)
+			}
+			if gap {
+				first = parse(t, c.next())
+			}
+			if first.Kind != "message" || first.Seq != acked+1 {
+				t.Errorf("epoch %q, acked %d: %+v", epoch, acked, first)
+			}
+		}
+	}
+}
+
 func TestV1Frames(t *testing.T) {
 	t.Parallel()
 	s := serve(t, coretest.Options{DeliverDelay: time.Minute})
