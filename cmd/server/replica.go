@@ -210,7 +210,7 @@ func (r *replica) wire() error {
 	}, r.log, r.log)
 	r.fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.id, Connect: connect,
-		Heard: func(heads []events.Head, entries []events.Entry) {
+		Received: func(heads []events.Head, entries []events.Entry) {
 			r.log.Received(entries) // first, or a session would wake and ask Postgres
 			r.hub.Wake(hub.FromNotify, heads)
 		},

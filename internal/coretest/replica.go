@@ -208,7 +208,7 @@ func (r *Replica) wire(o Options, connect func(context.Context) (*pgx.Conn, erro
 	r.Fanout = hub.NewFanout(hub.FanoutConfig{
 		ReplicaID: r.ID, Connect: connect,
 		Box: tokens.NewBox(ring, r.ID, epoch),
-		Heard: func(heads []events.Head, entries []events.Entry) {
+		Received: func(heads []events.Head, entries []events.Entry) {
 			if !o.DropHeard() {
 				r.Log.Received(entries)
 				r.Hub.Wake(hub.FromNotify, heads)

@@ -27,11 +27,10 @@
 // A wake says that a stream has grown. It may be lost, doubled or merged. On the
 // replica that committed it is a function call; the other replicas are told by
 // NOTIFY (Fanout), and the newest events go along in it, so that they need not be read
-// back. LISTEN and NOTIFY know no privileges: the events are sealed with keys that only
-// replicas have, and whoever else sends can make a replica look and nothing more. An
-// event that was opened is believed as one that was read; sent again it changes
-// nothing, for seqs decide. What does not open, or finds no room, is read from the
-// log. Every few seconds the sweep compares the positions of sessions
+// back. LISTEN and NOTIFY know no privileges: notifications are sealed with keys that
+// only replicas have, and for one epoch. An event that was opened is believed as one
+// that was read; sent again it changes nothing, for seqs decide. What does not open, or
+// finds no room, is read from the log. Every few seconds the sweep compares the positions of sessions
 // with the log, in one statement: those whose lane is owed, and every fifth time all,
 // for a lane that one session has confirmed owes nothing to another that was missed.
 //
@@ -40,6 +39,9 @@
 // The log is the authority on what is pending, a session on its own position. A
 // session's row in the database is a lease, good while its replica's heartbeat
 // is: a replica that finds its lease lapsed attaches all its sessions again.
+//
+// All of a hub belongs to one epoch. When the log's history changes the replica ends
+// it (Abandon) and makes a new one, so no session, wake or event crosses over.
 //
 // # Failure
 //

@@ -6,8 +6,6 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,9 +21,6 @@ const (
 	// the database is woken whatever the channel.
 	channel = "restante_wake"
 
-	// notifyBytes keeps a payload below Postgres's limit of 8000 bytes.
-	notifyBytes = 7500
-
 	// Notifying transactions hold a lock of the whole cluster while they commit, and
 	// each wakes every replica: they share a rate. At once while tokens last, what is
 	// pending merged into one payload above: pausing after each would cost 2 ms at
@@ -38,15 +33,15 @@ const (
 	pendingUsers  = 100_000 // users that may wait to be named; beyond it the sweep finds them
 )
 
-// Fanout tells the other replicas which streams have grown, and hears it from
+// Fanout tells the other replicas which streams have grown, and is told by
 // them. It is a hint, sent after the commit and outside of its transaction (a
 // transaction that notifies holds a cluster-wide lock across its fsync: a third
 // of the throughput). What is lost, the sweep finds. The newest events go along
-// while there is room, so that the others need not read them (see load).
+// while there is room, so that the others need not read them (see newEvents).
 type Fanout struct {
 	replicaID string
 	connect   func(context.Context) (*pgx.Conn, error)
-	heard     func([]events.Head, []events.Entry)
+	received  func([]events.Head, []events.Entry)
 	box       Box
 	resync    func(context.Context)
 	logger    *slog.Logger
@@ -56,9 +51,9 @@ type Fanout struct {
 	peers     atomic.Int64
 	listening atomic.Bool
 
-	mu      sync.Mutex // guards pending and cargo
+	mu      sync.Mutex // guards pending and events
 	pending map[string]int64
-	cargo   cargo
+	events  newEvents
 	ready   chan struct{} // has room for one: something is pending
 }
 
@@ -67,11 +62,12 @@ type fanoutMetrics struct {
 	sentUsers  prometheus.Counter
 	received   prometheus.Counter
 	dropped    prometheus.Counter
-	shipped    prometheus.Counter
-	unloaded   prometheus.Counter
-	unopened   prometheus.Counter
 	listenerUp prometheus.Gauge
 	reconnects prometheus.Counter
+
+	sentEvents     prometheus.Counter
+	receivedEvents prometheus.Counter
+	unopened       prometheus.Counter
 }
 
 // FanoutConfig is what a Fanout needs; every field is required.
@@ -80,10 +76,11 @@ type FanoutConfig struct {
 	// Connect opens a connection of the fan-out's own, with
 	// synchronous_commit=off.
 	Connect func(context.Context) (*pgx.Conn, error)
-	// Heard is called with what other replicas have appended: how far streams have
+	// Received is called with what other replicas have appended: how far streams have
 	// grown, and those of the events that came along. It must not block.
-	Heard func([]events.Head, []events.Entry)
-	// Box keeps what comes along from whoever else may use the database.
+	Received func([]events.Head, []events.Entry)
+	// Box keeps notifications from whoever else may use the database, and those of
+	// another epoch from this one.
 	Box Box
 	// Resync is called whenever notifications may have been missed.
 	Resync  func(context.Context)
@@ -94,22 +91,22 @@ type FanoutConfig struct {
 // NewFanout makes a Fanout; Run runs it.
 func NewFanout(cfg FanoutConfig) *Fanout {
 	m := fanoutMetrics{
-		sent:       prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_notify_sent_total", Help: "Notifications sent to other replicas, by result."}, []string{"result"}),
-		sentUsers:  prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_users_total", Help: "Users named in notifications."}),
-		received:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_total", Help: "Notifications of other replicas received."}),
-		dropped:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_dropped_users_total", Help: "Users not named because too many were waiting; the sweep finds them."}),
-		shipped:    prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_messages_total", Help: "Messages that went along in notifications."}),
-		unloaded:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_messages_total", Help: "Messages that came along in notifications of other replicas."}),
-		unopened:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_unopened_total", Help: "Notifications whose messages could not be opened: the keyrings differ, or somebody else sent them. The log is read instead."}),
-		listenerUp: prometheus.NewGauge(prometheus.GaugeOpts{Name: "restante_listener_up", Help: "1 while the LISTEN connection is established."}),
-		reconnects: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_listener_connects_total", Help: "Times the LISTEN connection was established."}),
+		sent:           prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_notify_sent_total", Help: "Notifications sent to other replicas, by result."}, []string{"result"}),
+		sentUsers:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_users_total", Help: "Users named in notifications."}),
+		received:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_total", Help: "Notifications of other replicas received."}),
+		dropped:        prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_dropped_users_total", Help: "Users not named because too many were waiting; the sweep finds them."}),
+		sentEvents:     prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_sent_messages_total", Help: "Messages that went along in notifications."}),
+		receivedEvents: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_received_messages_total", Help: "Messages that came along in notifications of other replicas."}),
+		unopened:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_notify_unopened_total", Help: "Notifications that could not be opened: the keyrings or epochs differ, another release or somebody else sent them. The sweep makes up for them."}),
+		listenerUp:     prometheus.NewGauge(prometheus.GaugeOpts{Name: "restante_listener_up", Help: "1 while the LISTEN connection is established."}),
+		reconnects:     prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_listener_connects_total", Help: "Times the LISTEN connection was established."}),
 	}
-	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.shipped, m.unloaded, m.unopened, m.listenerUp, m.reconnects)
+	cfg.Metrics.MustRegister(m.sent, m.sentUsers, m.received, m.dropped, m.sentEvents, m.receivedEvents, m.unopened, m.listenerUp, m.reconnects)
 	for _, result := range []string{"ok", "failed"} {
 		m.sent.WithLabelValues(result)
 	}
 	return &Fanout{
-		replicaID: cfg.ReplicaID, connect: cfg.Connect, heard: cfg.Heard, box: cfg.Box, resync: cfg.Resync, logger: cfg.Logger,
+		replicaID: cfg.ReplicaID, connect: cfg.Connect, received: cfg.Received, box: cfg.Box, resync: cfg.Resync, logger: cfg.Logger,
 		metrics: m, limit: rate.NewLimiter(notifyRate, notifyBurst), complain: rate.Sometimes{Interval: time.Minute}, pending: map[string]int64{}, ready: make(chan struct{}, 1),
 	}
 }
@@ -143,7 +140,7 @@ func (f *Fanout) Publish(heads []events.Head, entries iter.Seq[events.Entry]) {
 		}
 	}
 	if entries != nil {
-		f.cargo.load(entries)
+		f.events.add(entries)
 	}
 	f.mu.Unlock()
 	f.kick()
@@ -201,34 +198,25 @@ func (f *Fanout) pace(ctx context.Context, notify func(payload string) error) {
 	}
 }
 
-// take returns what is pending as payloads: the sender's id, in the first one a line
-// with the cargo, then a line "user, tab, head" for each user. User ids have no
-// control characters.
+// take returns what is pending as payloads; the new events are in the first one.
 func (f *Fanout) take() []string {
 	f.mu.Lock()
-	pending, along := f.pending, f.cargo
-	f.pending, f.cargo = make(map[string]int64, len(pending)), cargo{}
+	pending, along := f.pending, f.events
+	f.pending, f.events = make(map[string]int64, len(pending)), newEvents{}
 	f.mu.Unlock()
 	if len(pending) == 0 {
 		return nil
 	}
-	f.metrics.sentUsers.Add(float64(len(pending)))
 	var payloads []string
-	b := strings.Builder{}
-	b.WriteString(f.replicaID)
-	f.ship(&b, along)
+	c := content{events: along}
 	for user, seq := range pending {
-		if b.Len()+len(user)+22 > notifyBytes {
-			payloads = append(payloads, b.String())
-			b.Reset()
-			b.WriteString(f.replicaID)
+		if c.full(user) {
+			payloads = f.seal(payloads, c)
+			c = content{}
 		}
-		b.WriteByte('\n')
-		b.WriteString(user)
-		b.WriteByte('\t')
-		b.WriteString(strconv.FormatInt(seq, 10))
+		c.addHead(user, seq)
 	}
-	return append(payloads, b.String())
+	return f.seal(payloads, c)
 }
 
 // notify sends one payload, connecting first if need be; a connection that

@@ -18,7 +18,7 @@ import (
 func inFanoutBubble(t *testing.T, test func(t *testing.T, f *Fanout, sent *[]string)) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := NewFanout(FanoutConfig{ReplicaID: "one", Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+		f := NewFanout(FanoutConfig{ReplicaID: "one", Box: noBox{}, Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
 		f.SetPeers(1)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -81,7 +81,11 @@ func TestNotificationsAreMergedAboveTheirRate(t *testing.T) {
 				}
 				named := 0
 				for _, payload := range *sent {
-					named += strings.Count(payload, "\n")
+					heads, _, err := f.open("one", strings.TrimPrefix(payload, "one\n"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					named += len(heads)
 				}
 				if named != users {
 					t.Errorf("%d users were named, want %d", named, users)

@@ -85,14 +85,14 @@ func BenchmarkDeliver(b *testing.B) {
 	}
 }
 
-// noBox leaves out what sealing and opening cost: 3 µs for a full cargo (tokens.BenchmarkBox).
+// noBox leaves out what sealing and opening cost: 3 µs for a full notification (tokens.BenchmarkBox).
 type noBox struct{}
 
 func (noBox) Seal(plain []byte) ([]byte, error)            { return plain, nil }
 func (noBox) Open(_ string, sealed []byte) ([]byte, error) { return sealed, nil }
 
 // BenchmarkFanout is what a commit of 64 users costs towards the other replicas,
-// without sending it; and, for hear, what it costs the others.
+// without sending it; and, for receive, what it costs the others.
 func BenchmarkFanout(b *testing.B) {
 	f := NewFanout(FanoutConfig{ReplicaID: "replica-0123456789", Box: noBox{}, Metrics: prometheus.NewRegistry()})
 	f.SetPeers(1)
@@ -110,19 +110,19 @@ func BenchmarkFanout(b *testing.B) {
 			}
 		}
 	})
-	b.Run("hear", func(b *testing.B) {
+	b.Run("receive", func(b *testing.B) {
 		f.Publish(heads, slices.Values(entries))
 		payload := f.take()[0]
-		heard := 0
+		received := 0
 		other := NewFanout(FanoutConfig{
 			ReplicaID: "replica-9876543210", Box: noBox{}, Metrics: prometheus.NewRegistry(),
-			Heard: func(_ []events.Head, entries []events.Entry) { heard = len(entries) },
+			Received: func(_ []events.Head, entries []events.Entry) { received = len(entries) },
 		})
 		b.ReportAllocs()
 		for b.Loop() {
-			other.hear(payload)
+			other.receive(payload)
 		}
-		if heard == 0 {
+		if received == 0 {
 			b.Fatal("nothing came along")
 		}
 	})

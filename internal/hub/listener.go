@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
-	"restante/internal/events"
 )
 
 const (
@@ -56,7 +54,7 @@ func (f *Fanout) listenForEver(ctx context.Context) {
 }
 
 // listen connects, listens, resynchronises (anything may have been missed while
-// nobody listened, so in this order) and hears until the connection fails.
+// nobody listened, so in this order) and receives until the connection fails.
 func (f *Fanout) listen(ctx context.Context) error {
 	conn, err := f.startListening(ctx)
 	if err != nil {
@@ -73,7 +71,7 @@ func (f *Fanout) listen(ctx context.Context) error {
 			return err
 		}
 		if n != "" {
-			f.hear(n)
+			f.receive(n)
 		}
 	}
 }
@@ -90,7 +88,7 @@ func (f *Fanout) startListening(ctx context.Context) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	// The others may not have sent anything as long as they knew of no peer; a
-	// payload without users says that there is one now.
+	// payload without content says that there is one now.
 	if _, err := conn.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, f.replicaID); err != nil {
 		closeConn(conn)
 		return nil, fmt.Errorf("say hello: %w", err)
@@ -118,10 +116,10 @@ func waitForNotification(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return "", nil
 }
 
-// hear takes a payload apart and wakes; a line it does not understand is skipped,
-// for a newer version may have sent it.
-func (f *Fanout) hear(payload string) {
-	from, lines, named := strings.Cut(payload, "\n")
+// receive opens a payload and wakes. One that does not open is skipped: a replica of
+// another epoch or another release may have sent it, or somebody who is no replica.
+func (f *Fanout) receive(payload string) {
+	from, sealed, named := strings.Cut(payload, "\n")
 	if from == f.replicaID {
 		return
 	}
@@ -130,20 +128,14 @@ func (f *Fanout) hear(payload string) {
 		f.peers.CompareAndSwap(0, 1) // the next heartbeat counts them
 		return
 	}
-	var heads []events.Head
-	var entries []events.Entry
-	for line := range strings.SplitSeq(lines, "\n") {
-		user, head, ok := strings.Cut(line, "\t")
-		if !ok {
-			// Only without a tab: user ids may begin with the mark as well.
-			if cargo, ok := strings.CutPrefix(line, cargoMark); ok {
-				entries = f.unload(from, cargo)
-			}
-			continue
-		}
-		if seq, err := strconv.ParseInt(head, 10, 64); err == nil {
-			heads = append(heads, events.Head{UserID: user, Seq: seq})
-		}
+	heads, entries, err := f.open(from, sealed)
+	if err != nil {
+		f.metrics.unopened.Inc()
+		f.complain.Do(func() {
+			f.logger.Warn("a notification cannot be opened; the sweep makes up for it. Do all replicas have the same keyring and release?", "err", err)
+		})
+		return
 	}
-	f.heard(heads, entries)
+	f.metrics.receivedEvents.Add(float64(len(entries)))
+	f.received(heads, entries)
 }
