@@ -155,14 +155,16 @@ const ackSQL = `
 WITH l AS MATERIALIZED (
 	SELECT s.user_id, a.seq FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
 	JOIN streams s ON s.user_id = a.user_id
-	WHERE s.acked < a.seq
+	WHERE s.acked < a.seq OR s.confirmed < a.seq
 	FOR NO KEY UPDATE OF s SKIP LOCKED)
-UPDATE streams s SET acked = least(l.seq, s.head) FROM l WHERE s.user_id = l.user_id AND s.acked < l.seq`
+UPDATE streams s SET acked = greatest(s.acked, least(l.seq, s.head)),
+	confirmed = CASE WHEN l.seq < s.acked THEN greatest(s.confirmed, l.seq) END
+FROM l WHERE s.user_id = l.user_id AND (s.acked < l.seq OR s.confirmed < l.seq)`
 
 // ackLeftSQL finds what ackSQL has left out.
 const ackLeftSQL = `
 SELECT a.user_id FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
-JOIN streams s ON s.user_id = a.user_id WHERE s.acked < least(a.seq, s.head)`
+JOIN streams s ON s.user_id = a.user_id WHERE s.acked < least(a.seq, s.head) OR s.confirmed < a.seq`
 
 // write writes positions and returns the users whose streams were locked.
 func (a *acker) write(ctx context.Context, users []string, seqs []int64) (locked []string, err error) {

@@ -31,7 +31,8 @@ type Session struct {
 	ConnectedAt time.Time
 }
 
-// Position is where a user's delivery stands.
+// Position is where a user's delivery stands. A session begins after Acked: what
+// clients have confirmed, even if what comes next has expired.
 type Position struct {
 	Acked int64
 	Head  int64
@@ -50,7 +51,7 @@ ON CONFLICT (session_id) DO NOTHING`
 	// lane was not owed, and leaves an owed one to the job it has, or every reconnect
 	// would leave one more behind.
 	attachSQL = `
-WITH old AS (SELECT user_id, lane, head, acked FROM streams WHERE user_id = ANY($1)),
+WITH old AS (SELECT user_id, lane, head, acked, confirmed FROM streams WHERE user_id = ANY($1)),
 up AS (
 	UPDATE streams s SET lane = CASE WHEN old.head > old.acked THEN 1 ELSE 0 END
 	FROM old WHERE s.user_id = old.user_id AND (old.lane = 2 OR old.lane = 0 AND old.head > old.acked)),
@@ -58,7 +59,7 @@ jobs AS (
 	INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at)
 	SELECT jsonb_build_object('user_id', user_id), '` + JobKind + `', '` + JobQueue + `', ` + jobMaxAttempts + `, now() + $2::interval
 	FROM old WHERE head > acked AND lane <> 1)
-SELECT user_id, acked, head FROM old`
+SELECT user_id, CASE WHEN ` + passedSQL + ` THEN confirmed ELSE acked END, head FROM old s`
 )
 
 // Attach makes sessions known and their users' lanes owed or idle, in one

@@ -44,6 +44,9 @@ type Config struct {
 	Lease time.Duration
 	// Retention is how long delivered events stay readable.
 	Retention time.Duration
+	// KeyRetention is how long an idempotency key is remembered at least, after its
+	// append. One whose event is kept for longer is remembered as long as that.
+	KeyRetention time.Duration
 	// Metrics receives the log's metrics.
 	Metrics prometheus.Registerer
 }
@@ -59,13 +62,17 @@ type Log struct {
 
 	largeAppends *appender
 
-	expiring chan struct{} // has room for as many readers as may expire events
+	turns    *turns        // of readers that come upon expired events
+	expiring chan struct{} // has room for as many as may delete them at a time
+	stepping chan struct{} // has room for as many as may step over them at a time
+	waiting  chan struct{} // has room for as many as may wait for a stream's lock
 	expired  atomic.Int64  // events that readers have expired, for Trim to report
 }
 
 // New makes a Log. Append, Read and Ack are served once Run is running.
 func New(cfg Config) *Log {
-	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), expiring: make(chan struct{}, expiring)}
+	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), turns: newTurns(),
+		expiring: make(chan struct{}, expiring), stepping: make(chan struct{}, stepping), waiting: make(chan struct{}, waiting)}
 	small, large := newQueue(smallQuantum, smallRoom, sharedCost), newQueue(largeQuantum, largeRoom, maxCost)
 	registerQueues(cfg.Metrics, small, large)
 	l.appends = newAppender(cfg, &l.metrics, l.tail, small)

@@ -17,6 +17,7 @@ type metrics struct {
 	ackLocked     prometheus.Counter
 	expired       prometheus.Counter
 	trimmed       prometheus.Counter
+	trimSkipped   prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -36,9 +37,10 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		ackLocked:     prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_ack_streams_locked_total", Help: "Streams that were locked by somebody else when their acked position was to be written; they are tried again on their own."}),
 		expired:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_expired_total", Help: "Events that nobody confirmed before their time was up."}),
 		trimmed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_trimmed_total", Help: "Delivered events deleted after the retention."}),
+		trimSkipped:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_trim_skipped_total", Help: "Times that trim left a stream to its next walk, because the stream was locked or Postgres refused."}),
 	}
 	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds,
-		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.ackLocked, m.expired, m.trimmed)
+		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.ackLocked, m.expired, m.trimmed, m.trimSkipped)
 	// Every series exists from the start: a rate over one that appears with its
 	// first error misses that error.
 	for _, reason := range []string{"overloaded", "lost_race", "unavailable", "outcome_unknown", "data"} {

@@ -94,7 +94,7 @@ type Sighting struct {
 const behindSQL = `
 SELECT s.user_id, s.head FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS a(user_id, position, confirmed)
 JOIN streams s ON s.user_id = a.user_id
-WHERE s.head > a.position OR s.acked < a.confirmed`
+WHERE s.head > a.position OR s.acked < a.confirmed OR s.confirmed < a.confirmed`
 
 // Behind returns the users among sightings whose stream has grown beyond a
 // position, or whose acked position is less than what was confirmed, with their

@@ -18,12 +18,13 @@ func (l *Log) Status(ctx context.Context, userID string, seq int64) (Status, err
 	var (
 		head, acked, trimmed int64
 		created, expires     *time.Time
-		overdue              *bool
+		overdue, inRange     *bool
 	)
 	err := l.cfg.Relaxed.QueryRow(ctx, `
-		SELECT s.head, s.acked, s.trimmed, e.created_at, e.expires_at, e.expires_at <= now()
+		SELECT s.head, s.acked, s.trimmed, e.created_at, e.expires_at, e.expires_at <= now(),
+			EXISTS (SELECT 1 FROM expired_ranges x WHERE x.user_id = e.user_id AND e.seq BETWEEN x.from_seq AND x.to_seq)
 		FROM streams s LEFT JOIN events e ON e.user_id = s.user_id AND e.seq = $2
-		WHERE s.user_id = $1`, userID, seq).Scan(&head, &acked, &trimmed, &created, &expires, &overdue)
+		WHERE s.user_id = $1`, userID, seq).Scan(&head, &acked, &trimmed, &created, &expires, &overdue, &inRange)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows), err == nil && (seq < 1 || seq > head || seq <= trimmed):
 		return Status{}, ErrNotFound
@@ -34,6 +35,8 @@ func (l *Log) Status(ctx context.Context, userID string, seq int64) (Status, err
 	}
 	status := Status{State: Accepted, AcceptedAt: *created, ExpiresAt: *expires}
 	switch {
+	case *inRange:
+		status.State = Expired
 	case seq <= acked:
 		status.State = Delivered
 	case *overdue:
