@@ -41,10 +41,23 @@
 //	I3  lane parked ⇒ no live session
 //	I5  acked ≤ what some client has confirmed, or expired
 //
-// An event whose time is up while it is pending expires: it is deleted, under the
-// stream's lock, and counted. Trim does that, or whoever reads past it, before the
-// client is told of the gap. So what is there, up to acked, was delivered, and what
-// is not there, beyond trimmed, has expired.
+// # Expiry
+//
+// An event whose time is up while it is pending expires, and is counted. Trim sees
+// to that, or a reader that comes past it, before its client is told of the gap.
+// Either deletes the event under the stream's lock or, where there are many, records
+// a range of them (expired_ranges) in one step; Trim deletes those later. So what is
+// there, up to acked and in no range, was delivered, and what is not there, beyond
+// trimmed, has expired.
+//
+// Every read, delete and look through a stream is bounded, and holds a stream's lock
+// for one round trip. A reader finds the end of a long run of expired events by the
+// latest expiry of each block of 1,024 (event_blocks): 5,000,000 in milliseconds. An
+// entry may name too late a time, never one too early.
+//
+// acked moves over what has expired. What clients have confirmed then stays behind,
+// as streams.confirmed, and sessions begin there: a client that comes back is told of
+// the gap, whether trim has been or not, until it confirms the gap's end or more.
 //
 // Two rules keep this true. Statements that lock several streams and wait for them
 // lock them in the order of their user ids, in one statement. And what depends on a

@@ -91,11 +91,12 @@ func throughput() []panel {
 		},
 		{
 			title: "Expired, trimmed, gaps", unit: "short",
-			about: "Messages deleted unread because their time was up; delivered ones deleted after the retention; and gaps that clients were told of, because what they asked for is gone.",
+			about: "Messages deleted unread because their time was up; delivered ones deleted after the retention; gaps that clients were told of, because what they asked for is gone; and times that trim left a locked or refused stream for later.",
 			queries: []query{
 				{`sum(increase(restante_events_expired_total{instance=~"$replica"}[$__rate_interval]))`, "expired"},
 				{`sum(increase(restante_events_trimmed_total{instance=~"$replica"}[$__rate_interval]))`, "trimmed"},
 				{`sum(increase(restante_session_gaps_total{instance=~"$replica"}[$__rate_interval]))`, "gaps"},
+				{`sum(increase(restante_trim_skipped_total{instance=~"$replica"}[$__rate_interval]))`, "left for later"},
 			},
 		},
 		{
