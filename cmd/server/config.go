@@ -42,6 +42,7 @@ type config struct {
 	maxMessageDepth int
 	maxTTL          time.Duration
 	retention       time.Duration
+	keyRetention    time.Duration
 
 	deliverDelay   time.Duration
 	jobPoll        time.Duration
@@ -121,6 +122,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.IntVar(&c.maxMessageDepth, "max-message-depth", 64, "how many arrays and objects of a message may be inside each other")
 	fs.DurationVar(&c.maxTTL, "max-ttl", 30*24*time.Hour, "longest time a message may wait to be delivered, and what it gets without a ttl")
 	fs.DurationVar(&c.retention, "retention", 24*time.Hour, "how long delivered messages stay readable")
+	fs.DurationVar(&c.keyRetention, "idempotency-retention", 24*time.Hour, "how long idempotency keys are remembered at least, also when their messages have expired or are past the retention")
 
 	fs.DurationVar(&c.deliverDelay, "deliver-delay", 10*time.Second, "how long after an append its delivery job looks; 0 delivers by jobs alone if need be")
 	fs.DurationVar(&c.jobPoll, "job-poll", 500*time.Millisecond, "how often due jobs are looked for")
@@ -134,7 +136,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.IntVar(&c.windowBytes, "window-bytes", 1<<20, "unacknowledged bytes per connection")
 	fs.IntVar(&c.unwrittenBytes, "unwritten-bytes", 64<<20, "bytes kept for all connections that are full; beyond it, those whose clients have read nothing for longest are ended")
 
-	fs.DurationVar(&c.drainDelay, "drain-delay", 0, "on SIGTERM, how long to go on after /readyz turns 503, so that the load balancer notices")
+	fs.DurationVar(&c.drainDelay, "drain-delay", 2*time.Second, "on SIGTERM, how long to go on after /readyz turns 503, so that the load balancer notices; with -dev 0")
 	fs.DurationVar(&c.drainSpread, "drain-spread", 5*time.Second, "clients are told to reconnect at a random moment within this time")
 	fs.DurationVar(&c.drainTimeout, "drain-timeout", 15*time.Second, "how long requests and connections may take to finish")
 
@@ -185,6 +187,9 @@ func parseConfig(args []string, getenv func(string) string, help io.Writer) (con
 		}
 		return c, err
 	}
+	if c.dev.on && !isSet(fs, "drain-delay") {
+		c.drainDelay = 0 // there is no load balancer, and somebody waits after Ctrl-C
+	}
 	if fs.NArg() > 0 {
 		return c, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
@@ -192,6 +197,12 @@ func parseConfig(args []string, getenv func(string) string, help io.Writer) (con
 		return c, err
 	}
 	return c, c.validate()
+}
+
+// isSet reports whether a flag was given, on the command line or in the environment.
+func isSet(fs *flag.FlagSet, name string) (set bool) {
+	fs.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
 }
 
 // readFiles reads what was given as the name of a file.
@@ -236,7 +247,7 @@ func (c *config) validate() error {
 		value time.Duration
 		least time.Duration
 	}{
-		{"token-ttl", c.tokenTTL, time.Second}, {"max-ttl", c.maxTTL, time.Second}, {"retention", c.retention, 0},
+		{"token-ttl", c.tokenTTL, time.Second}, {"max-ttl", c.maxTTL, time.Second}, {"retention", c.retention, 0}, {"idempotency-retention", c.keyRetention, 0},
 		{"deliver-delay", c.deliverDelay, 0}, {"job-poll", c.jobPoll, time.Millisecond}, {"sweep", c.sweep, 0},
 		{"lease", c.lease, time.Second}, {"ack-timeout", c.ackTimeout, time.Second}, {"ping", c.ping, time.Second},
 		{"session-max-age", c.sessionMaxAge, time.Second}, {"drain-delay", c.drainDelay, 0},

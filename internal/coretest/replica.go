@@ -35,6 +35,7 @@ type Options struct {
 	Lease        time.Duration // zero: 12 s
 	AckTimeout   time.Duration // zero: 30 s
 	Retention    time.Duration // zero: 24 h
+	KeyRetention time.Duration // zero: 24 h
 	WindowSize   int           // messages; zero: 1024
 
 	// DropCommitWake decides, for each commit, whether this replica's own
@@ -133,6 +134,7 @@ func (o Options) withDefaults() Options {
 	or(&o.Lease, 12*time.Second)
 	or(&o.AckTimeout, 30*time.Second)
 	or(&o.Retention, 24*time.Hour)
+	or(&o.KeyRetention, 24*time.Hour)
 	if o.WindowSize == 0 {
 		o.WindowSize = 1024
 	}
@@ -187,7 +189,7 @@ func (r *Replica) wire(o Options, connect func(context.Context) (*pgx.Conn, erro
 			}
 			r.Fanout.Publish(heads, entries)
 		},
-		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, History: r.History, Metrics: r.Metrics,
+		DeliverDelay: o.DeliverDelay, Lease: o.Lease, Retention: o.Retention, KeyRetention: o.KeyRetention, History: r.History, Metrics: r.Metrics,
 	})
 	epoch := r.History.Epoch()
 	keys, err := tokens.ParseKeys([]byte(keyring))

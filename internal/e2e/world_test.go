@@ -80,7 +80,7 @@ func (w *world) server(flags ...string) *server {
 func (w *world) launch(flags ...string) *server {
 	w.t.Helper()
 	args := append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0", "-oidc-issuer", w.issuer.url,
-		"-token-keyring", w.keyring, "-db-durable-conns", "3", "-db-relaxed-conns", "6"}, flags...)
+		"-token-keyring", w.keyring, "-db-durable-conns", "3", "-db-relaxed-conns", "6", "-drain-delay", "0"}, flags...)
 	s := &server{w: w, process: start(w.t, []string{"DATABASE_URL=" + w.databaseURL}, "server", args...)}
 	w.mu.Lock()
 	w.servers = append(w.servers, s)

@@ -59,7 +59,7 @@
 // as streams.confirmed, and sessions begin there: a client that comes back is told of
 // the gap, whether trim has been or not, until it confirms the gap's end or more.
 //
-// Two rules keep this true. Statements that lock several streams and wait for them
+// Two rules keep all this true. Statements that lock several streams and wait for them
 // lock them in the order of their user ids, in one statement. And what depends on a
 // lock is looked at in a later statement than the one that takes it: under READ
 // COMMITTED a statement's snapshot is older than the locks it waits for.

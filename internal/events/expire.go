@@ -56,7 +56,7 @@ SELECT count(*) FROM gone`
 	// passSQL moves acked over what has expired: over a range of such events, and over
 	// $1 seqs at most that are gone. What clients have confirmed stays in confirmed.
 	passSQL = `
-UPDATE streams s SET acked = p.acked, confirmed = coalesce(s.confirmed, s.acked)
+UPDATE streams s SET acked = p.acked, confirmed = ` + confirmedSQL + `
 FROM (SELECT user_id, coalesce((SELECT min(e.seq) - 1 FROM events e
 		WHERE e.user_id = r.user_id AND e.seq > r.acked AND e.seq <= r.acked + $1::bigint),
 		least(head, r.acked + $1::bigint)) AS acked

@@ -28,13 +28,19 @@ const lockSQL = `
 INSERT INTO streams AS s (user_id) SELECT * FROM unnest($1::text[])
 ON CONFLICT (user_id) DO UPDATE SET head = s.head`
 
-// lookSQL finds events that were written under the same keys. It has to be a
-// statement of its own after lockSQL: in one statement with it, the snapshot
-// would be older than the lock, and miss the row that was just committed.
+// lookSQL finds the events that were written under the same keys, and what is left of
+// those that are deleted. It has to be a statement of its own after lockSQL: in one
+// statement with it, the snapshot would be older than the lock, and miss the row that
+// was just committed.
 const lookSQL = `
-SELECT k.i, e.seq, e.payload, coalesce(e.type, ''), e.created_at, e.expires_at
-FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k(user_id, publisher, idempotency_key, i)
-JOIN events e ON e.user_id = k.user_id AND e.publisher = k.publisher AND e.idempotency_key = k.idempotency_key`
+WITH k AS MATERIALIZED (
+	SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k(user_id, publisher, idempotency_key, i))
+SELECT k.i, e.seq, e.payload, coalesce(e.type, ''), NULL::bytea, e.created_at, e.expires_at
+FROM k JOIN events e ON e.user_id = k.user_id AND e.publisher = k.publisher AND e.idempotency_key = k.idempotency_key
+UNION ALL
+SELECT k.i, o.seq, NULL, '', o.digest, o.accepted_at, o.expires_at
+FROM k JOIN idempotency_keys o ON o.user_id = k.user_id AND o.publisher = k.publisher AND o.idempotency_key = k.idempotency_key
+WHERE o.forget_at > now()`
 
 // writeKeyed commits a batch in which messages carry idempotency keys: lock,
 // look, then append what is new. Two round trips instead of one.
@@ -136,30 +142,46 @@ func queueLook(b *pgx.Batch, rows []appendRow) (map[int64][]appendRow, int) {
 	return look, len(keys)
 }
 
-// readFound answers the rows whose key is in the log already.
+// readFound answers the rows whose key was used before.
 func readFound(results pgx.BatchResults, look map[int64][]appendRow, asked int) error {
 	rows, err := results.Query()
 	if err != nil {
 		return err
 	}
 	var (
-		i int64
-		e Event
+		i     int64
+		first firstUse
 	)
-	_, err = pgx.ForEachRow(rows, []any{&i, &e.Seq, &e.Payload, &e.Type, &e.CreatedAt, &e.ExpiresAt}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&i, &first.Seq, &first.Payload, &first.Type, &first.digest, &first.CreatedAt, &first.ExpiresAt}, func() error {
 		if i < 1 || i > int64(asked) {
 			return fmt.Errorf("key %d was not asked for", i)
 		}
 		for _, row := range look[i] {
-			if row.msg.Type != e.Type || !bytes.Equal(row.msg.Payload, e.Payload) {
+			if !first.is(row.msg) {
 				*row.receipt = Receipt{Err: ErrKeyReused}
 				continue
 			}
-			*row.receipt = Receipt{Seq: e.Seq, AcceptedAt: e.CreatedAt, ExpiresAt: e.ExpiresAt, Repeated: true}
+			*row.receipt = Receipt{Seq: first.Seq, AcceptedAt: first.CreatedAt, ExpiresAt: first.ExpiresAt, Repeated: true}
 		}
 		return nil
 	})
 	return err
+}
+
+// firstUse is the event that was written under a key, or its digest if the event is
+// deleted.
+type firstUse struct {
+	Event
+	digest []byte
+}
+
+// is reports whether a message is the one that the key was first used with.
+func (f *firstUse) is(m *Message) bool {
+	if f.digest == nil {
+		return m.Type == f.Type && bytes.Equal(m.Payload, f.Payload)
+	}
+	sum := digest(m)
+	return bytes.Equal(sum[:], f.digest)
 }
 
 // repeatsInBatch marks rows that repeat a key of an earlier row of the same

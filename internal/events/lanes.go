@@ -59,7 +59,7 @@ jobs AS (
 	INSERT INTO river_job (args, kind, queue, max_attempts, scheduled_at)
 	SELECT jsonb_build_object('user_id', user_id), '` + JobKind + `', '` + JobQueue + `', ` + jobMaxAttempts + `, now() + $2::interval
 	FROM old WHERE head > acked AND lane <> 1)
-SELECT user_id, CASE WHEN ` + passedSQL + ` THEN confirmed ELSE acked END, head FROM old s`
+SELECT user_id, ` + confirmedSQL + `, head FROM old s`
 )
 
 // Attach makes sessions known and their users' lanes owed or idle, in one

@@ -47,7 +47,7 @@ func startLogOn(t *testing.T, url string, change ...func(*events.Config)) *repli
 			defer r.mu.Unlock()
 			r.commits = append(r.commits, append([]events.Head(nil), heads...))
 		},
-		DeliverDelay: 10 * time.Second, Lease: 12 * time.Second, Retention: 24 * time.Hour,
+		DeliverDelay: 10 * time.Second, Lease: 12 * time.Second, Retention: 24 * time.Hour, KeyRetention: 24 * time.Hour,
 		Metrics: prometheus.NewRegistry(),
 	}
 	for _, c := range change {

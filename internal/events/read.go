@@ -152,6 +152,9 @@ const passedSQL = `(s.confirmed < s.acked AND NOT EXISTS (
 	SELECT 1 FROM events a WHERE a.user_id = s.user_id AND a.seq = s.acked AND NOT EXISTS (
 		SELECT 1 FROM expired_ranges x WHERE x.user_id = a.user_id AND a.seq BETWEEN x.from_seq AND x.to_seq)))`
 
+// confirmedSQL is what clients have confirmed of a stream s.
+const confirmedSQL = `CASE WHEN ` + passedSQL + ` THEN s.confirmed ELSE s.acked END`
+
 // readSQL returns a row per event, and one row with a NULL seq for a stream that
 // has none. Head and acked come from the same snapshot as the events: what is at
 // or below the head, among the seqs looked at, and not returned has expired or is

@@ -76,7 +76,7 @@ recorded AS (
 	INSERT INTO expired_ranges AS x (user_id, from_seq, to_seq) SELECT user_id, from_seq, $2::bigint FROM s WHERE from_seq <= $2
 	ON CONFLICT (user_id, from_seq) DO UPDATE SET to_seq = greatest(x.to_seq, excluded.to_seq)),
 passed AS (
-	UPDATE streams SET acked = $2, confirmed = coalesce(s.confirmed, s.acked) FROM s
+	UPDATE streams SET acked = $2, confirmed = ` + confirmedSQL + ` FROM s
 	WHERE streams.user_id = s.user_id AND s.from_seq = s.acked + 1 AND s.from_seq <= $2)
 SELECT 0`
 

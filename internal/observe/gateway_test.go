@@ -90,7 +90,7 @@ const relaxedConns = 12
 func (w *world) start(admin string, ackTimeout time.Duration) *replica {
 	w.t.Helper()
 	c := start(w.t, []string{"DATABASE_URL=" + w.url}, serverBinary,
-		"-listen", "127.0.0.1:0", "-admin-listen", admin, "-oidc-issuer", "http://127.0.0.1:1", "-token-keyring", w.keyring,
+		"-listen", "127.0.0.1:0", "-drain-delay", "0", "-admin-listen", admin, "-oidc-issuer", "http://127.0.0.1:1", "-token-keyring", w.keyring,
 		"-deliver-delay", "1s", "-ack-timeout", ackTimeout.String(), "-sessions-per-user", "2",
 		"-db-durable-conns", "3", "-db-relaxed-conns", strconv.Itoa(relaxedConns))
 	found := c.says(serving)
