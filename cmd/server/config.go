@@ -29,10 +29,15 @@ type config struct {
 	oidcIssuer        string
 	oidcAudience      string
 	oidcUserClaim     string
+	oidcAlgorithms    string
+	oidcDiscoveryURL  string
+	oidcKeysURL       string
 	publisherIssuer   string
 	publisherAudience string
 	publisherScope    string
 	readerScope       string
+	publisherClaim    string
+	publisherSubjects string
 
 	tokenKeyring string
 	tokenKeys    string
@@ -109,9 +114,14 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.oidcIssuer, "oidc-issuer", "", "`URL` of the issuer whose ID tokens users present")
 	fs.StringVar(&c.oidcAudience, "oidc-audience", "restante", "`audience` (client id) of those tokens; several separated by commas")
 	fs.StringVar(&c.oidcUserClaim, "oidc-user-claim", "sub", "`claim` that is the user id")
+	fs.StringVar(&c.oidcAlgorithms, "oidc-algorithms", "", "signature `algorithms` to accept of those that the issuer announces, separated by commas; empty: all but none and HMAC")
+	fs.StringVar(&c.oidcDiscoveryURL, "oidc-discovery-url", "", "`URL` of the issuer's discovery document, if it is not below -oidc-issuer as seen from here")
+	fs.StringVar(&c.oidcKeysURL, "oidc-jwks-url", "", "`URL` of the issuer's keys, if the discovery document names one that cannot be reached from here")
 	fs.StringVar(&c.publisherIssuer, "publisher-issuer", "", "`URL` of the issuer of publishers' access tokens; empty: the users' issuer")
 	fs.StringVar(&c.publisherAudience, "publisher-audience", "", "`audience` of those access tokens, several separated by commas; empty: publishers use API keys only")
 	fs.StringVar(&c.publisherScope, "publisher-scope", "restante:publish", "`scope` that lets an access token publish")
+	fs.StringVar(&c.publisherClaim, "publisher-claim", "scope,scp", "`claims` of access tokens that list these scopes, separated by commas: roles, permissions, realm_access.roles")
+	fs.StringVar(&c.publisherSubjects, "publisher-subjects", "", "`subjects` whose access tokens may publish whatever scopes they carry, separated by commas (Kubernetes: system:serviceaccount:NAMESPACE:NAME)")
 	fs.StringVar(&c.readerScope, "reader-scope", "restante:read", "`scope` that lets an access token ask for the state of messages and users")
 
 	fs.StringVar(&c.tokenKeyring, "token-keyring", "", "`file` with the keys of the single-use tokens (msg keyring new); read again when it changes")
@@ -276,6 +286,8 @@ func (c *config) identity() identity.Config {
 		Issuer: c.oidcIssuer, Audiences: splitList(c.oidcAudience), UserClaim: c.oidcUserClaim,
 		PublisherIssuer: c.publisherIssuer, PublisherAudiences: splitList(c.publisherAudience),
 		PublisherScope: c.publisherScope, ReaderScope: c.readerScope,
+		Algorithms: splitList(c.oidcAlgorithms), DiscoveryURL: c.oidcDiscoveryURL, KeysURL: c.oidcKeysURL,
+		PublisherClaims: splitList(c.publisherClaim), PublisherSubjects: splitList(c.publisherSubjects),
 	}
 }
 

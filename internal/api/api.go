@@ -40,6 +40,8 @@ type Tokens interface {
 type Identity interface {
 	User(ctx context.Context, idToken string) (identity.User, error)
 	Publisher(ctx context.Context, accessToken string) (identity.Publisher, error)
+	// Wanted says in words what an access token has to carry for a scope.
+	Wanted(scope string) string
 }
 
 // Keys checks publishers' API keys.

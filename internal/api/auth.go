@@ -58,7 +58,11 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 	}
 	x.publisher = from.name
 	if !slices.Contains(scopes, scope) {
-		return publisher{}, &problem{kind: missingScope, detail: "This needs the scope " + scope + "."}
+		wanted := "the scope " + scope
+		if !strings.HasPrefix(credential, keyPrefix) {
+			wanted = a.identity.Wanted(scope)
+		}
+		return publisher{}, &problem{kind: missingScope, detail: "The credential is good, and lacks " + wanted + "."}
 	}
 	return from, nil
 }
@@ -72,15 +76,15 @@ func (a *API) user(r *http.Request, bare bool) (identity.User, *problem) {
 	}
 	user, err := a.identity.User(r.Context(), idToken)
 	if err != nil {
-		return identity.User{}, credentialProblem(r.Context(), err, "The ID token was rejected: "+idTokenReason(identity.ReasonOf(err))+".")
+		return identity.User{}, credentialProblem(r.Context(), err, "The ID token was rejected: "+idTokenReason(err)+".")
 	}
 	return user, nil
 }
 
 // idTokenReason says in plain words why an ID token was rejected, as far as the
 // user's application can do something about it. The exact reason is in the log.
-func idTokenReason(why identity.Reason) string {
-	switch why {
+func idTokenReason(err error) string {
+	switch identity.ReasonOf(err) {
 	case identity.ReasonExpired:
 		return "it has expired; sign in again"
 	case identity.ReasonNotYet:
@@ -89,7 +93,12 @@ func idTokenReason(why identity.Reason) string {
 		return "it is another kind of token; send the ID token"
 	case identity.ReasonAudience:
 		return "it was issued to an application that is not served here"
-	case identity.ReasonIssuer, identity.ReasonKey, identity.ReasonSignature, identity.ReasonAlgorithm:
+	case identity.ReasonAlgorithm:
+		if name := identity.AlgorithmOf(err); name != "" {
+			return "it is signed with " + name + ", which the issuer does not announce or the operator does not accept"
+		}
+		return "it names no algorithm that is accepted here"
+	case identity.ReasonIssuer, identity.ReasonKey, identity.ReasonSignature:
 		return "it was not signed by the issuer that is trusted here"
 	case identity.ReasonUserID, identity.ReasonUnverified:
 		return "it names no user that can be served here"

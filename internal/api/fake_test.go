@@ -166,6 +166,8 @@ func (fakeIdentity) User(_ context.Context, idToken string) (identity.User, erro
 	return identity.User{}, fmt.Errorf("verify: %w", identity.ErrRejected)
 }
 
+func (fakeIdentity) Wanted(scope string) string { return "restante:" + scope + " in its claim scope" }
+
 func (fakeIdentity) Publisher(_ context.Context, accessToken string) (identity.Publisher, error) {
 	if accessToken == "access-token" {
 		return identity.Publisher{ID: "billing", Scopes: []string{"publish"}}, nil

@@ -22,8 +22,17 @@ func (c claims) text(name string) (string, bool) {
 	return s, s != ""
 }
 
-// words returns a claim that is a string of words, or a list of them.
+// words returns a claim that is a string of words, or a list of them. The name of a
+// claim inside a claim is a path with dots; a claim that has dots in its own name,
+// as those of Auth0 rules do, comes first.
 func (c claims) words(name string) []string {
+	if outer, inner, nested := strings.Cut(name, "."); nested && !c.has(name) {
+		var within claims
+		if !c.has(outer) || json.Unmarshal(c[outer], &within) != nil {
+			return nil
+		}
+		return within.words(inner)
+	}
 	if s, ok := c.text(name); ok {
 		return strings.Fields(s)
 	}

@@ -23,11 +23,20 @@ type Config struct {
 	// "email", addresses that the issuer has not verified are rejected: whoever
 	// could enter another's address would read that user's messages.
 	UserClaim string
-	// Algorithms that may have signed a token, for users and publishers;
-	// default RS256, ES256, EdDSA. Only asymmetric ones are possible.
+	// Algorithms narrows down which of the algorithms that the issuer announces
+	// may have signed a token, for users and publishers; default all of them. Only
+	// asymmetric ones are possible.
 	Algorithms []string
+	// DiscoveryURL is where the issuer's discovery document is read, for an issuer
+	// that has another name inside the network than outside; default Issuer with
+	// /.well-known/openid-configuration. The document must name Issuer.
+	DiscoveryURL string
+	// KeysURL is where the issuer's keys are read; default what the discovery
+	// document says. With it no discovery document is read.
+	KeysURL string
 
-	// PublisherIssuer is the publishers' issuer; default Issuer.
+	// PublisherIssuer is the publishers' issuer; default Issuer. DiscoveryURL and
+	// KeysURL are those of Issuer only.
 	PublisherIssuer string
 	// PublisherAudiences of publishers' access tokens. Without any, publishers
 	// have API keys only.
@@ -37,6 +46,14 @@ type Config struct {
 	// ReaderScope lets its bearer ask for the state of messages and users;
 	// default "restante:read".
 	ReaderScope string
+
+	// PublisherClaims are the claims that list what a publisher may do: words or a
+	// list of them. "realm_access.roles" is a claim inside a claim. Default scope
+	// and scp.
+	PublisherClaims []string
+	// PublisherSubjects may post whatever their tokens' claims say, for issuers
+	// that write no rights into tokens, such as Kubernetes.
+	PublisherSubjects []string
 
 	// RefetchInterval is the shortest time between two fetches of an issuer's
 	// keys; default 30 s. A key that the issuer uses without having announced it
@@ -82,6 +99,14 @@ func (c Config) Validate() error {
 	if slices.Contains(c.Audiences, "") || slices.Contains(c.PublisherAudiences, "") {
 		errs = append(errs, errors.New("audiences: one of them is empty"))
 	}
+	for name, text := range map[string]string{"discovery": c.DiscoveryURL, "keys": c.KeysURL} {
+		if u, err := url.Parse(text); text != "" && (err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "") {
+			errs = append(errs, fmt.Errorf("%s: %q is not an http or https URL", name, text))
+		}
+	}
+	if slices.Contains(c.PublisherClaims, "") || slices.Contains(c.PublisherSubjects, "") {
+		errs = append(errs, errors.New("publishers: one of the claims or subjects is empty"))
+	}
 	for _, alg := range c.Algorithms {
 		if !slices.Contains(asymmetric, alg) {
 			errs = append(errs, fmt.Errorf("algorithms: %q is not one of %v", alg, asymmetric))
@@ -108,10 +133,13 @@ func (c Config) withDefaults() Config {
 		c.UserClaim = "sub"
 	}
 	if len(c.Algorithms) == 0 {
-		c.Algorithms = []string{string(jose.RS256), string(jose.ES256), string(jose.EdDSA)}
+		c.Algorithms = asymmetric
 	}
 	if c.PublisherIssuer == "" {
 		c.PublisherIssuer = c.Issuer
+	}
+	if len(c.PublisherClaims) == 0 {
+		c.PublisherClaims = []string{"scope", "scp"}
 	}
 	if c.PublisherScope == "" {
 		c.PublisherScope = "restante:publish"

@@ -10,12 +10,13 @@
 //
 // # What is checked
 //
-// Length and form; the algorithm, against a pinned list of asymmetric ones
-// (never "none", never HMAC, whose secret would be the public key); the
+// Length and form; the algorithm, which must be one that the issuer announces and an
+// asymmetric one (never "none", never HMAC, whose secret would be the public key); the
 // signature, with the issuer's published keys; iss; exp, which is required; nbf;
 // then audience and use, differently for the two kinds. A user's token must
 // have one of Audiences in aud, and must not say that it is something else than
-// an ID token (Amazon Cognito's token_use, the header's typ). A publisher's must
+// an ID token (the header's typ, Amazon Cognito's token_use, Keycloak's typ, the
+// scopes of an access token). A publisher's must
 // have one of PublisherAudiences in aud or, where the issuer writes no aud into
 // access tokens, as client_id.
 //
@@ -38,6 +39,6 @@
 // # Failure
 //
 // ErrRejected with one of a fixed list of reasons: the token is no good.
-// ErrUnavailable with the cause: the issuer could not be asked, and what is
-// known of it does not decide. No error contains any part of a token.
+// ErrUnavailable with the cause: the issuer could not be asked, or was asked just
+// now and the token's key is not known, and what is known of it does not decide. No error contains any part of a token.
 package identity

@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 var (
@@ -22,7 +23,7 @@ const (
 	ReasonDisabled    Reason = "disabled"     // no audience for access tokens of publishers is configured
 	ReasonOversized   Reason = "oversized"    // longer than 16 KiB
 	ReasonMalformed   Reason = "malformed"    // not a compact JWS, or what is inside are not claims
-	ReasonAlgorithm   Reason = "algorithm"    // signed with an algorithm that is not pinned, or not at all
+	ReasonAlgorithm   Reason = "algorithm"    // signed with an algorithm that the issuer does not announce or that is not accepted, or not at all
 	ReasonKey         Reason = "key"          // the issuer has no key with this id
 	ReasonSignature   Reason = "signature"    // altered, or signed with another key of the same id
 	ReasonIssuer      Reason = "issuer"       // iss
@@ -44,10 +45,35 @@ var reasons = []Reason{
 
 // rejection is an ErrRejected with its reason. It holds no cause on purpose: the
 // JOSE library's errors quote parts of what they were given.
-type rejection struct{ reason Reason }
+type rejection struct {
+	reason    Reason
+	algorithm string // the one that was refused, if that is the reason and it has a known name
+}
 
-func (r rejection) Error() string        { return fmt.Sprintf("%v: %s", ErrRejected, r.reason) }
+func (r rejection) Error() string {
+	if r.algorithm != "" {
+		return fmt.Sprintf("%v: %s %s", ErrRejected, r.reason, r.algorithm)
+	}
+	return fmt.Sprintf("%v: %s", ErrRejected, r.reason)
+}
 func (r rejection) Is(target error) bool { return target == ErrRejected }
+
+// refusedAlgorithm rejects a token for its algorithm. The header is anybody's text:
+// only names that are registered for JWS (RFC 7518, section 3.1; RFC 8037) are shown.
+func refusedAlgorithm(name string) error {
+	if !slices.Contains(asymmetric, name) && !slices.Contains([]string{"none", "HS256", "HS384", "HS512", "ES256K"}, name) {
+		name = ""
+	}
+	return rejection{reason: ReasonAlgorithm, algorithm: name}
+}
+
+// AlgorithmOf returns the name of the algorithm that a token was rejected for, ""
+// if that was not the reason or the name is not a known one.
+func AlgorithmOf(err error) string {
+	var r rejection
+	errors.As(err, &r)
+	return r.algorithm
+}
 
 // ReasonOf returns why a token was rejected, or "" when err is not ErrRejected.
 func ReasonOf(err error) Reason {

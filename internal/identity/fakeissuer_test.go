@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -26,8 +27,10 @@ type testIssuer struct {
 	discoveries, fetches atomic.Int64
 	down                 atomic.Bool
 
-	mu   sync.Mutex
-	keys []any // what the key set holds
+	mu         sync.Mutex
+	keys       []any    // what the key set holds
+	algorithms []string // what it announces; nil: nothing
+	name       string   // what it calls itself; "" for its URL
 }
 
 func newIssuer(t testing.TB, keys ...any) *testIssuer {
@@ -36,7 +39,11 @@ func newIssuer(t testing.TB, keys ...any) *testIssuer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		i.discoveries.Add(1)
-		json.NewEncoder(w).Encode(map[string]string{"issuer": i.URL, "jwks_uri": i.URL + "/keys"})
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		json.NewEncoder(w).Encode(map[string]any{
+			"issuer": cmp.Or(i.name, i.URL), "jwks_uri": i.URL + "/keys", "id_token_signing_alg_values_supported": i.algorithms,
+		})
 	})
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
 		i.fetches.Add(1)
@@ -53,6 +60,12 @@ func newIssuer(t testing.TB, keys ...any) *testIssuer {
 	}))
 	t.Cleanup(i.Close)
 	return i
+}
+
+func (i *testIssuer) callItself(name string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.name = name
 }
 
 func (i *testIssuer) publish(keys ...any) {

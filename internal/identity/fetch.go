@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,30 +53,73 @@ func newClient(cfg Config) *http.Client {
 	}
 }
 
-// fetchKeys reads the issuer's discovery document and the keys it points to.
-func fetchKeys(ctx context.Context, client *http.Client, issuer string) ([]jose.JSONWebKey, error) {
+// source says where an issuer publishes.
+type source struct {
+	issuer    string
+	discovery string // URL of the discovery document; "" for the usual place
+	keys      string // URL of the keys; "" for what the discovery document says
+}
+
+// published is what an issuer says of itself.
+type published struct {
+	keys       []jose.JSONWebKey
+	algorithms []string // that sign its ID tokens; nil if it does not say
+}
+
+// announces reports whether the issuer may sign with an algorithm.
+func (p published) announces(algorithm string) bool {
+	return p.algorithms == nil || slices.Contains(p.algorithms, algorithm)
+}
+
+// fetch reads the issuer's discovery document and the keys it points to.
+func (s source) fetch(ctx context.Context, client *http.Client) (p published, err error) {
+	keys := s.keys
+	if keys == "" {
+		if keys, p.algorithms, err = s.discover(ctx, client); err != nil {
+			return published{}, fmt.Errorf("discovery: %w", err)
+		}
+	}
+	if p.keys, err = fetchKeys(ctx, client, keys); err != nil {
+		return published{}, fmt.Errorf("keys: %w", err)
+	}
+	return p, nil
+}
+
+// discover reads the discovery document.
+func (s source) discover(ctx context.Context, client *http.Client) (keysURL string, algorithms []string, err error) {
 	var discovery struct {
-		Issuer  string `json:"issuer"`
-		KeysURL string `json:"jwks_uri"`
+		Issuer     string   `json:"issuer"`
+		KeysURL    string   `json:"jwks_uri"`
+		Algorithms []string `json:"id_token_signing_alg_values_supported"`
 	}
-	if err := getJSON(ctx, client, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", &discovery); err != nil {
-		return nil, fmt.Errorf("discovery: %w", err)
+	from := s.discovery
+	if from == "" {
+		from = strings.TrimSuffix(s.issuer, "/") + "/.well-known/openid-configuration"
 	}
-	if discovery.Issuer != issuer {
-		return nil, fmt.Errorf("discovery: the issuer calls itself %.200q, and is configured as %q; they must be the same, to the last slash",
-			discovery.Issuer, issuer)
+	if err := getJSON(ctx, client, from, &discovery); err != nil {
+		return "", nil, err
 	}
-	if strings.HasPrefix(issuer, "https:") && !strings.HasPrefix(discovery.KeysURL, "https:") {
-		return nil, errors.New("discovery: jwks_uri is not an https URL, though the issuer is")
+	if discovery.Issuer != s.issuer {
+		return "", nil, fmt.Errorf("the issuer calls itself %.200q, and is configured as %q; they must be the same, to the last slash",
+			discovery.Issuer, s.issuer)
 	}
+	// A document read over http inside the network may point there as well.
+	if strings.HasPrefix(s.issuer, "https:") && strings.HasPrefix(from, "https:") && !strings.HasPrefix(discovery.KeysURL, "https:") {
+		return "", nil, errors.New("jwks_uri is not an https URL, though the issuer is")
+	}
+	return discovery.KeysURL, discovery.Algorithms, nil
+}
+
+// fetchKeys reads a key set and returns the keys that can check a signature.
+func fetchKeys(ctx context.Context, client *http.Client, url string) ([]jose.JSONWebKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := getJSON(ctx, client, discovery.KeysURL, &set); err != nil {
-		return nil, fmt.Errorf("keys: %w", err)
+	if err := getJSON(ctx, client, url, &set); err != nil {
+		return nil, err
 	}
 	if len(set.Keys) > maxKeys {
-		return nil, fmt.Errorf("keys: the issuer has %d keys; at most %d are looked at", len(set.Keys), maxKeys)
+		return nil, fmt.Errorf("the issuer has %d keys; at most %d are looked at", len(set.Keys), maxKeys)
 	}
 	var keys []jose.JSONWebKey
 	for _, raw := range set.Keys {
@@ -86,7 +130,7 @@ func fetchKeys(ctx context.Context, client *http.Client, issuer string) ([]jose.
 		}
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("keys: none of the issuer's %d keys can check a signature", len(set.Keys))
+		return nil, fmt.Errorf("none of the issuer's %d keys can check a signature", len(set.Keys))
 	}
 	return keys, nil
 }

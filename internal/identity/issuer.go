@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -26,7 +25,7 @@ const (
 
 // issuer holds the keys of one OIDC issuer.
 type issuer struct {
-	url      string
+	source   source
 	client   *http.Client
 	interval time.Duration // Config.RefetchInterval
 	timeout  time.Duration
@@ -36,43 +35,47 @@ type issuer struct {
 	flight singleflight.Group
 
 	mu       sync.Mutex
-	keys     []jose.JSONWebKey // replaced whole, never changed; nil until the first success
-	version  int               // of keys, counts successes
-	fetched  time.Time         // when keys was fetched
-	next     time.Time         // no fetch before
-	renewing bool              // somebody is asking whether old keys are still good
-	failures int               // since the last success
-	cause    error             // of the last failure, nil after a success
+	known    published // replaced whole, never changed; without keys until the first success
+	version  int       // of known, counts successes
+	fetched  time.Time // when known was fetched
+	next     time.Time // no fetch before
+	renewing bool      // somebody is asking whether old keys are still good
+	failures int       // since the last success
+	cause    error     // of the last failure, nil after a success
 }
 
-// current returns the keys to check with, and their version. It fetches them
+// current returns what to check with, and its version. It fetches them
 // when there are none, or when they are older than maxAge; in the latter case
 // one caller waits for that, and the others go on with what there is.
-func (i *issuer) current(ctx context.Context) ([]jose.JSONWebKey, int, error) {
+func (i *issuer) current(ctx context.Context) (published, int, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := i.now()
 	age := now.Sub(i.fetched)
-	if i.keys != nil && (age < maxAge || age < maxStale && (i.renewing || now.Before(i.next))) {
-		return i.keys, i.version, nil
+	if i.known.keys != nil && (age < maxAge || age < maxStale && (i.renewing || now.Before(i.next))) {
+		return i.known, i.version, nil
 	}
 	i.renewing = true
 	i.mu.Unlock()
 	i.fetch(ctx)
 	i.mu.Lock()
 	i.renewing = false
-	if i.keys == nil || i.now().Sub(i.fetched) >= maxStale {
-		return nil, 0, fmt.Errorf("%w: %w", ErrUnavailable, i.cause)
+	if i.known.keys == nil || i.now().Sub(i.fetched) >= maxStale {
+		return published{}, 0, fmt.Errorf("%w: %w", ErrUnavailable, i.cause)
 	}
-	return i.keys, i.version, nil
+	return i.known, i.version, nil
 }
 
-// newer returns keys of another version than the one that was tried in vain. It
-// returns none when the issuer has just been asked and has no others, and
-// ErrUnavailable when it was asked and did not answer.
-func (i *issuer) newer(ctx context.Context, tried int) ([]jose.JSONWebKey, error) {
+// newer returns what the issuer publishes in another version than the one that was
+// tried in vain. It returns the same when that was read after since, errHeldBack when
+// it is too early to ask again, and ErrUnavailable when the issuer did not answer.
+func (i *issuer) newer(ctx context.Context, tried int, since time.Time) (published, error) {
 	i.mu.Lock()
 	same := i.version == tried
+	if same && !i.fetched.Before(since) {
+		defer i.mu.Unlock()
+		return i.known, nil
+	}
 	i.mu.Unlock()
 	if same {
 		i.fetch(ctx)
@@ -81,12 +84,16 @@ func (i *issuer) newer(ctx context.Context, tried int) ([]jose.JSONWebKey, error
 	defer i.mu.Unlock()
 	switch {
 	case i.version != tried:
-		return i.keys, nil
+		return i.known, nil
 	case i.cause != nil:
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, i.cause)
+		return published{}, fmt.Errorf("%w: %w", ErrUnavailable, i.cause)
 	}
-	return nil, nil
+	return published{}, errHeldBack
 }
+
+// errHeldBack: the issuer may have new keys, and is not asked yet, for anybody can
+// send tokens with invented key ids.
+var errHeldBack = fmt.Errorf("%w: the token's key is not known, and the issuer was asked for its keys just now", ErrUnavailable)
 
 // fetch replaces the keys, unless it is too early for that. Those who call it at
 // the same time share one fetch, which goes on when one of them leaves; it ends
@@ -101,7 +108,7 @@ func (i *issuer) fetch(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), i.timeout)
 		defer cancel()
-		keys, err := fetchKeys(ctx, i.client, i.url)
+		found, err := i.source.fetch(ctx, i.client)
 		i.metrics.countFetch(err)
 
 		i.mu.Lock()
@@ -113,7 +120,7 @@ func (i *issuer) fetch(ctx context.Context) {
 			i.failures++
 			return nil, nil
 		}
-		i.keys, i.fetched, i.cause, i.failures = keys, now, nil, 0
+		i.known, i.fetched, i.cause, i.failures = found, now, nil, 0
 		i.version++
 		i.next = now.Add(i.interval)
 		return nil, nil
@@ -123,7 +130,7 @@ func (i *issuer) fetch(ctx context.Context) {
 // backoff is the wait after a failure. mu must be held.
 func (i *issuer) backoff() time.Duration {
 	longest := i.interval
-	if i.keys == nil {
+	if i.known.keys == nil {
 		longest = min(longest, maxFirstBackoff)
 	}
 	return min(firstBackoff<<min(i.failures, 10), longest)

@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"errors"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
@@ -13,6 +15,7 @@ const (
 	resultOK          = "ok"
 	resultError       = "error"
 	resultUnavailable = "unavailable"
+	resultHeldBack    = "held_back"
 )
 
 type metrics struct{ checks, fetches *prometheus.CounterVec }
@@ -22,7 +25,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	m := metrics{
 		checks: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_identity_checks_total",
-			Help: "OIDC tokens presented, by kind and result; a result other than ok and unavailable is the reason of the rejection.",
+			Help: "OIDC tokens presented, by kind and result; ok; unavailable, the issuer could not be asked; held_back, its keys are not asked for again yet; or the reason of a rejection.",
 		}, []string{"kind", "result"}),
 		fetches: auto.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_identity_key_fetches_total",
@@ -34,6 +37,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	for _, kind := range []string{kindUser, kindPublisher} {
 		m.checks.WithLabelValues(kind, resultOK)
 		m.checks.WithLabelValues(kind, resultUnavailable)
+		m.checks.WithLabelValues(kind, resultHeldBack)
 		for _, reason := range reasons {
 			m.checks.WithLabelValues(kind, string(reason))
 		}
@@ -49,6 +53,8 @@ func (m metrics) countCheck(kind string, err error) {
 		m.checks.WithLabelValues(kind, resultOK).Inc()
 	case reason != "":
 		m.checks.WithLabelValues(kind, string(reason)).Inc()
+	case errors.Is(err, errHeldBack):
+		m.checks.WithLabelValues(kind, resultHeldBack).Inc()
 	default:
 		m.checks.WithLabelValues(kind, resultUnavailable).Inc()
 	}

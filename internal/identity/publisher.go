@@ -17,7 +17,7 @@ const (
 
 // Publisher is the back end to which an access token was issued.
 type Publisher struct {
-	ID     string   // azp, client_id or sub: the first there is; valid by events.ValidUserID
+	ID     string   // azp, client_id, appid, cid or sub: the first there is; valid by events.ValidUserID
 	Scopes []string // of "publish" and "read"; none when the token has neither scope
 }
 
@@ -28,32 +28,45 @@ type Publisher struct {
 func (v *Verifier) Publisher(ctx context.Context, accessToken string) (p Publisher, err error) {
 	defer func() { v.metrics.countCheck(kindPublisher, err) }()
 	if len(v.cfg.PublisherAudiences) == 0 {
-		return Publisher{}, fmt.Errorf("check access token: %w", rejection{ReasonDisabled})
+		return Publisher{}, fmt.Errorf("check access token: %w", rejection{reason: ReasonDisabled})
 	}
 	t, err := v.verify(ctx, v.publishers, accessToken)
 	if err != nil {
 		return Publisher{}, fmt.Errorf("check access token: %w", err)
 	}
 	if why := v.checkPublisherUse(t); why != "" {
-		return Publisher{}, fmt.Errorf("check access token: %w", rejection{why})
+		return Publisher{}, fmt.Errorf("check access token: %w", rejection{reason: why})
 	}
-	for _, name := range []string{"azp", "client_id", "sub"} {
+	for _, name := range []string{"azp", "client_id", "appid", "cid", "sub"} {
 		if id, ok := t.claims.text(name); ok {
 			p.ID = id
 			break
 		}
 	}
 	if events.ValidUserID(p.ID) != nil {
-		return Publisher{}, fmt.Errorf("check access token: %w", rejection{ReasonPublisherID})
+		return Publisher{}, fmt.Errorf("check access token: %w", rejection{reason: ReasonPublisherID})
 	}
-	granted := append(t.claims.words("scope"), t.claims.words("scp")...)
-	if slices.Contains(granted, v.cfg.PublisherScope) {
+	var granted []string
+	for _, claim := range v.cfg.PublisherClaims {
+		granted = append(granted, t.claims.words(claim)...)
+	}
+	subject, _ := t.claims.text("sub")
+	if slices.Contains(granted, v.cfg.PublisherScope) || slices.Contains(v.cfg.PublisherSubjects, subject) {
 		p.Scopes = append(p.Scopes, scopePublish)
 	}
 	if slices.Contains(granted, v.cfg.ReaderScope) {
 		p.Scopes = append(p.Scopes, scopeRead)
 	}
 	return p, nil
+}
+
+// Wanted says in words what an access token has to carry for one of the scopes.
+func (v *Verifier) Wanted(scope string) string {
+	name := v.cfg.PublisherScope
+	if scope == scopeRead {
+		name = v.cfg.ReaderScope
+	}
+	return fmt.Sprintf("%s in its claim %s", name, strings.Join(v.cfg.PublisherClaims, " or "))
 }
 
 func (v *Verifier) checkPublisherUse(t verified) Reason {

@@ -28,14 +28,14 @@ func (v *Verifier) User(ctx context.Context, idToken string) (u User, err error)
 		return User{}, fmt.Errorf("check ID token: %w", err)
 	}
 	if why := v.checkUse(t); why != "" {
-		return User{}, fmt.Errorf("check ID token: %w", rejection{why})
+		return User{}, fmt.Errorf("check ID token: %w", rejection{reason: why})
 	}
 	id, ok := t.claims.text(v.cfg.UserClaim)
 	if !ok || events.ValidUserID(id) != nil {
-		return User{}, fmt.Errorf("check ID token: %w", rejection{ReasonUserID})
+		return User{}, fmt.Errorf("check ID token: %w", rejection{reason: ReasonUserID})
 	}
 	if v.cfg.UserClaim == "email" && !t.claims.yes("email_verified") {
-		return User{}, fmt.Errorf("check ID token: %w", rejection{ReasonUnverified})
+		return User{}, fmt.Errorf("check ID token: %w", rejection{reason: ReasonUnverified})
 	}
 	u = User{ID: id, Username: id}
 	for _, name := range usernameClaims {
@@ -62,6 +62,15 @@ func (v *Verifier) checkUse(t verified) Reason {
 		return ReasonTokenUse
 	}
 	if t.claims.has("events") { // a logout token from before it had a typ
+		return ReasonTokenUse
+	}
+	// Keycloak says it in a claim: ID, Bearer, Refresh, Offline, Logout.
+	if kind, ok := t.claims.text("typ"); ok && !strings.EqualFold(kind, "ID") {
+		return ReasonTokenUse
+	}
+	// Access tokens say what may be done with them: Auth0, Keycloak and RFC 9068 in
+	// scope, Entra and Okta in scp. ID tokens do not.
+	if t.claims.has("scope") || t.claims.has("scp") {
 		return ReasonTokenUse
 	}
 	if !slices.ContainsFunc(v.cfg.Audiences, func(a string) bool { return slices.Contains(t.audience, a) }) {

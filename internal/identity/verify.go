@@ -42,18 +42,18 @@ func New(cfg Config, reg prometheus.Registerer) *Verifier {
 		v.algorithms = append(v.algorithms, jose.SignatureAlgorithm(alg))
 	}
 	client := newClient(v.cfg)
-	newIssuer := func(url string) *issuer {
+	newIssuer := func(s source) *issuer {
 		return &issuer{
-			url: url, client: client, interval: v.cfg.RefetchInterval, timeout: v.cfg.Timeout,
+			source: s, client: client, interval: v.cfg.RefetchInterval, timeout: v.cfg.Timeout,
 			// Through v, so that there is one clock.
 			now:     func() time.Time { return v.now() },
 			metrics: v.metrics,
 		}
 	}
-	v.users = newIssuer(v.cfg.Issuer)
+	v.users = newIssuer(source{v.cfg.Issuer, v.cfg.DiscoveryURL, v.cfg.KeysURL})
 	v.publishers = v.users
 	if v.cfg.PublisherIssuer != v.cfg.Issuer {
-		v.publishers = newIssuer(v.cfg.PublisherIssuer)
+		v.publishers = newIssuer(source{issuer: v.cfg.PublisherIssuer})
 	}
 	return v
 }
@@ -71,14 +71,14 @@ func (v *Verifier) verify(ctx context.Context, from *issuer, raw string) (verifi
 		return verified{}, fmt.Errorf("%w: configuration: %w", ErrUnavailable, v.invalid)
 	}
 	if len(raw) > maxTokenBytes {
-		return verified{}, rejection{ReasonOversized}
+		return verified{}, rejection{reason: ReasonOversized}
 	}
-	header, why := v.readHeader(raw)
-	if why != "" {
-		return verified{}, rejection{why}
+	header, err := v.readHeader(raw)
+	if err != nil {
+		return verified{}, err
 	}
 	keys := &keySet{issuer: from, algorithms: v.algorithms}
-	token, err := oidc.NewVerifier(from.url, keys, &oidc.Config{
+	token, err := oidc.NewVerifier(from.source.issuer, keys, &oidc.Config{
 		SkipClientIDCheck:    true, // the two kinds differ in it
 		SupportedSigningAlgs: v.cfg.Algorithms,
 		Now:                  func() time.Time { return v.now().Add(-leeway) },
@@ -86,14 +86,14 @@ func (v *Verifier) verify(ctx context.Context, from *issuer, raw string) (verifi
 	if err == nil {
 		out := verified{kind: strings.ToLower(header.Type), audience: token.Audience}
 		if token.Claims(&out.claims) != nil {
-			return verified{}, rejection{ReasonMalformed}
+			return verified{}, rejection{reason: ReasonMalformed}
 		}
 		return out, nil
 	}
 	if keys.failed != nil {
 		return verified{}, keys.failed
 	}
-	return verified{}, rejection{v.whyNot(err, keys.payload, from.url)}
+	return verified{}, rejection{reason: v.whyNot(err, keys.payload, from.source.issuer)}
 }
 
 // whyNot finds the reason of an error of go-oidc that came after the signature
@@ -124,21 +124,22 @@ type header struct {
 }
 
 // readHeader checks the token's form, and its algorithm for the sake of the
-// reason; the JOSE library checks the algorithm again.
-func (v *Verifier) readHeader(raw string) (header, Reason) {
+// reason; the JOSE library checks the algorithm again. What the issuer announces is
+// looked at later, when it is known.
+func (v *Verifier) readHeader(raw string) (header, error) {
 	var h header
 	first, rest, _ := strings.Cut(raw, ".")
 	if strings.Count(rest, ".") != 1 {
-		return h, ReasonMalformed
+		return h, rejection{reason: ReasonMalformed}
 	}
 	text, err := base64.RawURLEncoding.DecodeString(first)
 	if err != nil || json.Unmarshal(text, &h) != nil {
-		return h, ReasonMalformed
+		return h, rejection{reason: ReasonMalformed}
 	}
 	if !slices.Contains(v.cfg.Algorithms, h.Algorithm) {
-		return h, ReasonAlgorithm
+		return h, refusedAlgorithm(h.Algorithm)
 	}
-	return h, ""
+	return h, nil
 }
 
 // keySet checks the signature of one token for go-oidc, which passes on only the
@@ -161,44 +162,54 @@ func (k *keySet) VerifySignature(ctx context.Context, token string) ([]byte, err
 func (k *keySet) check(ctx context.Context, token string) ([]byte, error) {
 	signed, err := jose.ParseSignedCompact(token, k.algorithms)
 	if err != nil {
-		return nil, rejection{ReasonMalformed}
+		return nil, rejection{reason: ReasonMalformed}
 	}
-	keys, version, err := k.issuer.current(ctx)
+	started := k.issuer.now()
+	current, version, err := k.issuer.current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	payload, known := tryKeys(signed, keys)
+	payload, first := tryKeys(signed, current)
 	if payload != nil {
 		return payload, nil
 	}
 	// Also when the key's id is known: an issuer may have a new key by an old
 	// name.
-	keys, err = k.issuer.newer(ctx, version)
+	newer, err := k.issuer.newer(ctx, version, started)
+	if errors.Is(err, errHeldBack) && first != rejectedKey {
+		return nil, first
+	}
 	if err != nil {
 		return nil, err
 	}
-	payload, knownNow := tryKeys(signed, keys)
+	payload, second := tryKeys(signed, newer)
 	switch {
 	case payload != nil:
 		return payload, nil
-	case known || knownNow:
-		return nil, rejection{ReasonSignature}
+	case second == rejectedKey:
+		return nil, first // what is known of the key that is gone
 	}
-	return nil, rejection{ReasonKey}
+	return nil, second
 }
 
-// tryKeys returns the token's payload when one of the keys has signed it, and
-// whether there was any to try. A token without a key id is tried with all.
-func tryKeys(signed *jose.JSONWebSignature, keys []jose.JSONWebKey) (payload []byte, tried bool) {
+var rejectedKey error = rejection{reason: ReasonKey}
+
+// tryKeys returns the token's payload when one of the issuer's keys has signed it,
+// or else why none has. A token without a key id is tried with all.
+func tryKeys(signed *jose.JSONWebSignature, by published) (payload []byte, why error) {
 	header := signed.Signatures[0].Header
-	for _, key := range keys {
+	if !by.announces(header.Algorithm) {
+		return nil, refusedAlgorithm(header.Algorithm)
+	}
+	why = rejectedKey
+	for _, key := range by.keys {
 		if header.KeyID != "" && key.KeyID != header.KeyID || key.Algorithm != "" && key.Algorithm != header.Algorithm {
 			continue
 		}
-		tried = true
 		if payload, err := signed.Verify(key.Key); err == nil {
-			return payload, true
+			return payload, nil
 		}
+		why = rejection{reason: ReasonSignature}
 	}
-	return nil, tried
+	return nil, why
 }
