@@ -65,7 +65,11 @@ func (w *world) dial(ctx context.Context, s *server, user string) (*client, erro
 func websocketTo(ctx context.Context, s *server, path, token string, subprotocols ...string) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	address := "ws" + strings.TrimPrefix(s.url, "http") + path + "?token=" + url.QueryEscape(token)
+	first := "?"
+	if strings.Contains(path, "?") {
+		first = "&"
+	}
+	address := "ws" + strings.TrimPrefix(s.url, "http") + path + first + "token=" + url.QueryEscape(token)
 	conn, response, err := websocket.Dial(ctx, address, &websocket.DialOptions{HTTPClient: s.w.web, Subprotocols: subprotocols})
 	if err != nil {
 		if response != nil {
