@@ -38,8 +38,8 @@ func (conn *Conn) Hello(head, acked int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.overtaken(acked)
-	if acked > u.start() {
-		conn.c.fault(KindAcked, u, conn, "hello says acked %d, clients confirmed %d", acked, u.start())
+	if acked > u.confirmed {
+		conn.c.fault(KindAcked, u, conn, "hello says acked %d, clients confirmed %d: whatever expired in between has to be announced", acked, u.confirmed)
 	}
 	if acked > head {
 		conn.c.fault(KindAcked, u, conn, "hello says acked %d beyond head %d", acked, head)

@@ -32,7 +32,9 @@
 //     (I5), so a start beyond C+1 has skipped something nobody confirmed. A start
 //     before C+1 is a repeat, and legal: acknowledgements may be lost, never
 //     invented. When the client asked for a position ([Connect] with after, or a
-//     server's hello told to [Conn.Hello]) f is exactly the next one.
+//     server's hello told to [Conn.Hello]) f is exactly the next one. A hello starts
+//     at what some client confirmed, or before: what no client got, and none can have
+//     confirmed, lies in a gap that is announced, however often clients come and go.
 //   - Every later seq is the previous one + 1; a gap from..to takes the place of
 //     its seqs and starts at the previous one + 1.
 //

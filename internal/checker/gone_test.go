@@ -88,12 +88,13 @@ func TestGone(t *testing.T) {
 			post(w, past, 1)
 			m := post(w, future, 2)
 			c := w.Connect(u, FromAcked)
-			c.Hello(2, 1)
+			c.Hello(2, 0)
+			c.Gap(1, 1)
 			c.Received(2, m)
 			w.Stream(u, 2, 1)
 		}},
-		{"hello says acked over what has not", KindLost, func(w *world) {
-			post(w, future, 1)
+		{"hello says acked over what has expired, unannounced", KindAcked, func(w *world) {
+			post(w, past, 1)
 			m := post(w, future, 2)
 			c := w.Connect(u, FromAcked)
 			c.Hello(2, 1)
