@@ -21,8 +21,9 @@ var allowed = map[string][]string{
 	"internal/publishers": {},
 
 	// The edge.
-	"internal/ws":  {"internal/events", "internal/hub"},
-	"internal/api": {"internal/events", "internal/hub", "internal/identity", "internal/publishers", "internal/tokens", "internal/ws"},
+	"internal/origins": {},
+	"internal/ws":      {"internal/events", "internal/hub", "internal/origins"},
+	"internal/api":     {"internal/events", "internal/hub", "internal/identity", "internal/origins", "internal/publishers", "internal/tokens", "internal/ws"},
 
 	// The sample application is a client of the gateway; it shares the check of ID
 	// tokens with it.
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 
 	"cmd/server": {
 		"internal/api", "internal/buildinfo", "internal/database", "internal/events", "internal/hub", "internal/identity", "internal/jobs",
-		"internal/publishers", "internal/tokens", "internal/ws", "migrations",
+		"internal/origins", "internal/publishers", "internal/tokens", "internal/ws", "migrations",
 		"internal/devstack", "internal/sample", // -dev only
 	},
 	"cmd/migrate": {"internal/buildinfo", "migrations"},

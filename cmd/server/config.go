@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"restante/internal/identity"
+	"restante/internal/origins"
 )
 
 // config is everything that can be set, in the order of -h.
@@ -18,6 +19,7 @@ type config struct {
 	listen         string
 	adminListen    string
 	allowedOrigins string
+	origins        origins.Set // what allowedOrigins says
 
 	databaseURL     string
 	databaseURLFile string
@@ -102,7 +104,7 @@ type setting struct {
 func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` of the API and the connections")
 	fs.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:9090", "`address` of /livez, /readyz, /metrics and /debug/pprof; never public")
-	fs.StringVar(&c.allowedOrigins, "allowed-origins", "", "`origins` whose pages may ask for tokens and connect, separated by commas; * for any")
+	fs.StringVar(&c.allowedOrigins, "allowed-origins", "", "`origins` whose pages may ask for tokens and connect, separated by commas: https://app.example.com, https://*.preview.example.com for one label; * for any")
 
 	fs.StringVar(&c.databaseURL, "database-url", "", "Postgres `URL` (environment: DATABASE_URL)")
 	fs.StringVar(&c.databaseURLFile, "database-url-file", "", "`file` with that URL, for it carries a password (environment: DATABASE_URL_FILE)")
@@ -246,6 +248,9 @@ func (c *config) validate() error {
 		need(c.oidcIssuer != "", "no issuer of users' ID tokens: set -oidc-issuer, or try -dev")
 		need(c.tokenKeyring != "" || c.tokenKeys != "", "no keys for the tokens: set -token-keyring (make a file with: msg keyring new -file keys.json) or RESTANTE_TOKEN_KEYS")
 	}
+	if err := c.allow(); err != nil {
+		problems = append(problems, err)
+	}
 	if c.oidcIssuer != "" {
 		if err := c.identity().Validate(); err != nil {
 			problems = append(problems, fmt.Errorf("OIDC: %w", err))
@@ -278,6 +283,14 @@ func (c *config) validate() error {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)
 	}
 	return errors.Join(problems...)
+}
+
+// allow reads which origins are allowed: those of the flag and more.
+func (c *config) allow(more ...string) (err error) {
+	if c.origins, err = origins.Parse(append(splitList(c.allowedOrigins), more...)); err != nil {
+		return fmt.Errorf("-allowed-origins: %w", err)
+	}
+	return nil
 }
 
 // identity is the part that says whose tokens are accepted.

@@ -179,17 +179,17 @@ func (d *dev) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	page := d.url(d.listeners.sample)
-	origins := []string{page, strings.Replace(page, "127.0.0.1", "localhost", 1)}
+	pages := []string{page, strings.Replace(page, "127.0.0.1", "localhost", 1)}
 	d.issuer, err = devstack.NewIssuer(devstack.IssuerConfig{
 		URL: d.url(d.listeners.issuer), Dir: filepath.Join(d.dir, "issuer"), ClientID: devClientID,
-		AllowedOrigins: origins, Logger: d.logger,
+		AllowedOrigins: pages, Logger: d.logger,
 	})
 	if err != nil {
 		return err
 	}
 	d.cfg.oidcIssuer, d.cfg.oidcAudience = d.url(d.listeners.issuer), devClientID
-	if d.cfg.allowedOrigins == "" {
-		d.cfg.allowedOrigins = strings.Join(origins, ",")
+	if err := d.cfg.allow(pages...); err != nil {
+		return err
 	}
 	if d.cfg.tokenKeyring, err = d.tokenKeyring(); err != nil {
 		return err

@@ -236,11 +236,11 @@ func (r *replica) wire() error {
 	}
 
 	r.sockets = ws.New(r.hub, ws.Config{
-		AllowedOrigins: splitList(cfg.allowedOrigins), WriteTimeout: cfg.ackTimeout, MaxUnwritten: cfg.unwrittenBytes,
+		Origins: cfg.origins, WriteTimeout: cfg.ackTimeout, MaxUnwritten: cfg.unwrittenBytes,
 		Logger: r.logger, Metrics: r.registry,
 	})
 	r.api = api.New(api.Config{
-		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, AllowedOrigins: splitList(cfg.allowedOrigins),
+		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, Origins: cfg.origins,
 	}, api.Deps{
 		Log: r.log, Tokens: single,
 		Identity:  identity.New(cfg.identity(), r.registry),

@@ -2,12 +2,8 @@ package api
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +11,7 @@ import (
 
 	"restante/internal/events"
 	"restante/internal/identity"
+	"restante/internal/origins"
 	"restante/internal/publishers"
 	"restante/internal/tokens"
 )
@@ -90,9 +87,8 @@ type Config struct {
 	MaxTTL time.Duration
 	// BodyTimeout is how long the body of a request may take. Default 10 s.
 	BodyTimeout time.Duration
-	// AllowedOrigins are the origins ("https://app.example.com", or "*" for all)
-	// whose pages may ask for tokens and read status. Default none.
-	AllowedOrigins []string
+	// Origins are those whose pages may ask for tokens and read status. Default none.
+	Origins origins.Set
 }
 
 // Deps is what the edge works with. All are required but Logger, which is
@@ -163,27 +159,9 @@ func New(cfg Config, deps Deps) *API {
 		gatherer:  deps.Gatherer,
 		logger:    deps.Logger,
 		metrics:   newMetrics(deps.Metrics),
-		cors:      newCORS(cfg.AllowedOrigins),
+		cors:      cors{cfg.Origins},
 		shapes:    newShapes(),
 		denied:    newQuiet(),
 		failed:    newQuiet(),
 	}
 }
-
-// CheckOrigins reports the first origin of a configuration that no browser would
-// ever send, for it would silently allow nothing.
-func CheckOrigins(origins []string) error {
-	for _, origin := range origins {
-		if origin == "*" {
-			continue
-		}
-		u, err := url.Parse(origin)
-		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil ||
-			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-			return fmt.Errorf("allowed origin %q: %w", origin, errOrigin)
-		}
-	}
-	return nil
-}
-
-var errOrigin = errors.New("want scheme://host[:port], or * for every origin")

@@ -70,7 +70,7 @@ func connectFailed(r *http.Request, err error) *problem {
 	switch {
 	case errors.Is(err, ws.ErrOrigin):
 		return &problem{kind: originNotAllowed, cause: err,
-			detail: "Pages of this origin may not connect. The operator can allow it."}
+			detail: "Pages of this origin may not connect. The operator can allow it with -allowed-origins."}
 	case errors.Is(err, hub.ErrTooManySessions):
 		return &problem{kind: tooManySessions, cause: err,
 			detail: "This user has too many open connections. Close one, then get a new token and connect."}

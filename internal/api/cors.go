@@ -2,49 +2,32 @@ package api
 
 import (
 	"net/http"
-	"slices"
 	"strings"
+
+	"restante/internal/origins"
 )
 
 // cors answers browsers' questions about foreign origins. Credentials travel in
 // Authorization, never in cookies, so an allowed origin gains nothing but to
 // read answers to what it could have sent anyway.
-type cors struct {
-	origins []string // exact, lower case
-	any     bool     // "*" was configured
-}
-
-func newCORS(allowed []string) cors {
-	c := cors{}
-	for _, origin := range allowed {
-		if origin == "*" {
-			c.any = true
-			continue
-		}
-		c.origins = append(c.origins, strings.ToLower(strings.TrimSuffix(origin, "/")))
-	}
-	return c
-}
+type cors struct{ allowed origins.Set }
 
 // headers lets an allowed origin read the answer. Any other gets nothing.
-func (c *cors) headers(h, request http.Header) bool {
-	if !c.any && len(c.origins) == 0 {
+func (c *cors) headers(h http.Header, r *http.Request) bool {
+	if c.allowed.Empty() {
 		return false
 	}
-	if !c.any {
+	if !c.allowed.Any() {
 		h.Add("Vary", "Origin")
 	}
-	origin := request.Get("Origin")
-	switch {
-	case origin == "":
-		return false
-	case c.any:
-		h.Set("Access-Control-Allow-Origin", "*")
-	case slices.Contains(c.origins, strings.ToLower(origin)):
-		h.Set("Access-Control-Allow-Origin", origin)
-	default:
+	origin := r.Header.Get("Origin")
+	if origin == "" || !c.allowed.Allows(origin, r.Host) {
 		return false
 	}
+	if c.allowed.Any() {
+		origin = "*"
+	}
+	h.Set("Access-Control-Allow-Origin", origin)
 	h.Set("Access-Control-Expose-Headers", "Retry-After, WWW-Authenticate")
 	return true
 }
@@ -54,10 +37,30 @@ func (c *cors) headers(h, request http.Header) bool {
 func (c *cors) preflight(x *exchange, r *http.Request, allow string) {
 	h := x.Header()
 	h.Set("Allow", allow)
-	if c.headers(h, r.Header) {
+	if c.headers(h, r) {
 		h.Set("Access-Control-Allow-Methods", allow)
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type")
+		h.Add("Vary", "Access-Control-Request-Headers")
+		h.Set("Access-Control-Allow-Headers", askedHeaders(r.Header))
 		h.Set("Access-Control-Max-Age", "600")
 	}
 	x.WriteHeader(http.StatusNoContent)
+}
+
+// askedHeaders returns the headers that a page wants to send. All may come: a page
+// with tracing sends traceparent and more with each request, and what the gateway
+// does not know it ignores. A list that is no list is not repeated.
+func askedHeaders(h http.Header) string {
+	const usual, longest = "Authorization, Content-Type", 1 << 10
+	asked := strings.Join(h.Values("Access-Control-Request-Headers"), ",")
+	if asked == "" || len(asked) > longest {
+		return usual
+	}
+	for i := range len(asked) {
+		c := asked[i]
+		token := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+		if !token && c != ',' && c != ' ' {
+			return usual
+		}
+	}
+	return asked
 }

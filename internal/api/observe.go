@@ -111,7 +111,7 @@ func (a *API) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 	rt.inFlight.Inc()
 	defer a.finish(x, r, start)
 	if rt.cors {
-		a.cors.headers(x.Header(), r.Header)
+		a.cors.headers(x.Header(), r)
 	}
 	if r.ContentLength != 0 {
 		x.limitBodyTime(a.cfg.BodyTimeout)

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"restante/internal/hub"
+	"restante/internal/origins"
 )
 
 // Subprotocols that a client may offer.
@@ -41,9 +42,9 @@ const (
 
 // Config of a Handler.
 type Config struct {
-	// AllowedOrigins are the origins whose pages may connect ("https://app.example",
-	// or "*" for any). Clients that are no browser send no origin and may always.
-	AllowedOrigins []string
+	// Origins are those whose pages may connect. Clients that send no origin, or that
+	// of the gateway itself, always may.
+	Origins origins.Set
 	// WriteTimeout is how long a client whose connection is full may take in nothing
 	// and confirm nothing before its session ends. 0 stands for 30 s.
 	WriteTimeout time.Duration
@@ -87,8 +88,8 @@ var ErrOrigin = errors.New("origin is not allowed")
 // ErrOrigin, hub.ErrDraining. Serve asks it too; it is for a caller that has
 // something to lose in between.
 func (h *Handler) Admits(r *http.Request) error {
-	if origin := r.Header.Get("Origin"); origin != "" && !h.allows(origin) {
-		return ErrOrigin
+	if origin := r.Header.Get("Origin"); origin != "" && !h.cfg.Origins.Allows(origin, r.Host) {
+		return fmt.Errorf("%w: %.100q", ErrOrigin, origin)
 	}
 	if h.hub.Draining() {
 		return hub.ErrDraining
@@ -146,10 +147,6 @@ func (h *Handler) Wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for connections to close: %w", context.Cause(ctx))
 	}
-}
-
-func (h *Handler) allows(origin string) bool {
-	return slices.Contains(h.cfg.AllowedOrigins, "*") || slices.Contains(h.cfg.AllowedOrigins, origin)
 }
 
 func (h *Handler) outgoing() *outgoing { return h.buffers.Get().(*outgoing) }
