@@ -4,7 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"sync/atomic"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -123,9 +123,10 @@ type API struct {
 	shapes    shapes
 	buffers   buffers
 	readers   readers
-	bodies    atomic.Int64 // bytes reserved for bodies
-	denied    quiet        // 401, 403 and refused connections
-	failed    quiet        // 5xx
+	bodies    *shares // of the memory for bodies, in bytes
+	decoders  *shares // of the processors for long bodies
+	denied    quiet   // 401, 403 and refused connections
+	failed    quiet   // 5xx
 }
 
 // New makes an API. Handlers come from Handler and Admin.
@@ -161,6 +162,8 @@ func New(cfg Config, deps Deps) *API {
 		metrics:   newMetrics(deps.Metrics),
 		cors:      cors{cfg.Origins},
 		shapes:    newShapes(),
+		bodies:    newShares(bodyMemory, 3),
+		decoders:  newShares(max(1, int64(runtime.GOMAXPROCS(0))-1), 0),
 		denied:    newQuiet(),
 		failed:    newQuiet(),
 	}

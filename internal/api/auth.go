@@ -56,7 +56,7 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 		name := "oidc:" + token.ID
 		from, scopes = publisher{name: name, credential: name}, token.Scopes
 	}
-	x.publisher = from.name
+	x.publisher, x.credential = from.name, from.credential
 	if !slices.Contains(scopes, scope) {
 		wanted := "the scope " + scope
 		if !strings.HasPrefix(credential, keyPrefix) {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -16,6 +17,11 @@ import (
 const (
 	// bodyMemory bounds what all bodies take beyond the first 4 KiB of each.
 	bodyMemory = 128 << 20
+	// longBody is the length from which a body waits for its publisher's share of the
+	// memory, and quickBody the one from which it waits for a processor: decoding that
+	// much takes 0.2 ms.
+	longBody  = 256 << 10
+	quickBody = 16 << 10
 	// spare lets the read that finds the end of the body have room to read into.
 	spare = 512
 )
@@ -35,6 +41,9 @@ func (a *API) readBody(x *exchange, r *http.Request) (*[]byte, *problem) {
 	limit := a.cfg.MaxBodyBytes
 	if r.ContentLength > limit {
 		return into, tooLong(limit)
+	}
+	if p := a.announced(x, r); p != nil {
+		return into, p
 	}
 	for looked := false; ; {
 		b := *into
@@ -61,23 +70,70 @@ func (a *API) readBody(x *exchange, r *http.Request) (*[]byte, *problem) {
 		if cap(b)-len(b) >= spare {
 			continue
 		}
-		if !a.reserve(x, int64(cap(b))) { // it doubles
-			return into, &problem{kind: overloaded, detail: "Too many long requests arrive at once. Nothing was accepted; repeat this one after the time in Retry-After."}
+		if p := a.reserve(x, b); p != nil {
+			return into, p
 		}
 		into = a.buffers.grow(into)
 	}
 }
 
-// reserve takes memory for a body from what there is for all of them, until the end
-// of the exchange. Publishers are trusted with what they send, but not with how many
-// of them send it at the same time.
-func (a *API) reserve(x *exchange, bytes int64) bool {
-	if a.bodies.Add(bytes) > bodyMemory {
-		a.bodies.Add(-bytes)
-		return false
+// announced takes memory for a long body before any of it is read: while it waits
+// for that, it is on the client's side.
+func (a *API) announced(x *exchange, r *http.Request) *problem {
+	if r.ContentLength <= longBody {
+		return nil
 	}
-	x.reserved += bytes
-	return true
+	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.BodyTimeout)
+	defer cancel()
+	bytes := capacityFor(r.ContentLength) - firstBuffer
+	if err := a.bodies.take(ctx, x.credential, bytes); err != nil {
+		return tooManyBodies()
+	}
+	x.reserved = bytes
+	x.limitBodyTime(a.cfg.BodyTimeout) // anew: the wait was not the client's doing
+	return nil
+}
+
+// reserve takes memory for the buffer b of a body to double, from its publisher's
+// share of what there is for all bodies, until the end of the exchange.
+func (a *API) reserve(x *exchange, b []byte) *problem {
+	more := 2*int64(cap(b)) - firstBuffer - x.reserved
+	if more <= 0 {
+		return nil // announced
+	}
+	if !a.bodies.try(x.credential, more) {
+		return tooManyBodies()
+	}
+	x.reserved += more
+	return nil
+}
+
+// capacityFor is how large the buffer of a body becomes.
+func capacityFor(length int64) int64 {
+	size := int64(firstBuffer)
+	for size < length+spare {
+		size *= 2
+	}
+	return size
+}
+
+func tooManyBodies() *problem {
+	return &problem{kind: overloaded, detail: "Too many long requests arrive at once. Nothing was accepted; repeat this one after the time in Retry-After."}
+}
+
+// decoding waits until a long body may be decoded, and returns what to call then.
+// One processor is left to everything else: with both of two busy for 50 ms, the
+// answers to other publishers' requests are noticed that much later.
+func (a *API) decoding(x *exchange, r *http.Request, body []byte) (done func(), _ *problem) {
+	if len(body) <= quickBody {
+		return func() {}, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.BodyTimeout)
+	defer cancel()
+	if err := a.decoders.take(ctx, x.credential, 1); err != nil {
+		return nil, tooManyBodies()
+	}
+	return func() { a.decoders.put(x.credential, 1) }, nil
 }
 
 // limitBodyTime gives the client a time to send its body in, also the rest that

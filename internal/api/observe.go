@@ -55,8 +55,10 @@ type exchange struct {
 	route     *route
 	status    int    // as written; 0 before
 	publisher string // once authenticated
-	reserved  int64  // bytes of bodies that this one's body takes
 	gone      bool   // the client did not wait for its answer
+
+	credential string // whose share of the replica it takes; once authenticated
+	reserved   int64  // bytes of bodies that this one's body takes
 }
 
 func (x *exchange) WriteHeader(status int) {
@@ -139,7 +141,7 @@ func (a *API) finish(x *exchange, r *http.Request, start time.Time) {
 		}
 	}
 	if x.reserved > 0 {
-		a.bodies.Add(-x.reserved)
+		a.bodies.put(x.credential, x.reserved)
 	}
 	elapsed := time.Since(start)
 	x.route.inFlight.Dec()

@@ -33,35 +33,42 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	if p != nil {
 		return p
 	}
+	m := events.Message{Publisher: from.name, Credential: from.credential, Key: key, Traceparent: traceparent(r.Header)}
+	g, p := a.decode(x, r, *buffer, from, &m, arrays, s)
+	switch {
+	case p != nil:
+		return p
+	case g != nil:
+		return a.appendGroup(x, r, g)
+	}
+	return a.appendOne(x, r, &m)
+}
+
+// decode reads what was posted into m, or, when it is several messages that begin as
+// m, into a group.
+func (a *API) decode(x *exchange, r *http.Request, body []byte, from publisher, m *events.Message, arrays bool, s *shape) (*group, *problem) {
+	done, p := a.decoding(x, r, body)
+	if p != nil {
+		return nil, p
+	}
+	defer done()
 	in := a.readers.get()
 	defer a.readers.put(in)
-	if p := in.open(*buffer); p != nil {
-		return p
+	if p := in.open(body); p != nil {
+		return nil, p
 	}
-	m := events.Message{Publisher: from.name, Credential: from.credential, Key: key, Traceparent: traceparent(r.Header)}
 	if arrays && in.kind() == '[' {
-		g, p := a.readArray(in, from, m)
-		if p != nil {
-			return p
-		}
-		return a.appendGroup(x, r, g)
+		return a.readArray(in, from, *m)
 	}
-
-	d := draft{message: m}
+	d := draft{message: *m}
 	if p := a.readOne(&d, in, s); p != nil {
-		return p
+		return nil, p
 	}
 	if d.users != nil {
-		g, p := a.forUsers(&d, from)
-		if p != nil {
-			return p
-		}
-		return a.appendGroup(x, r, g)
+		return a.forUsers(&d, from)
 	}
-	if p := from.reaches(d.message.UserID); p != nil {
-		return p
-	}
-	return a.appendOne(x, r, &d.message)
+	*m = d.message
+	return nil, from.reaches(m.UserID)
 }
 
 // readOne reads a body that is one object.

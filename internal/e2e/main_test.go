@@ -26,7 +26,16 @@ var binDir string
 // with many cores still has only one shared test database.
 var places = make(chan struct{}, 3)
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(floodEnv); url != "" {
+		if err := floods(url); err != nil {
+			fmt.Fprintln(os.Stderr, "flood:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "restante-e2e-")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // request makes a request of a publisher; they are told apart by their address.
@@ -262,6 +264,46 @@ func TestQueueTakesARequestLargerThanItself(t *testing.T) {
 		t.Error("another publisher's request was not preferred")
 	}
 	q.check(t)
+}
+
+// What has to make room is answered, and shares are of credentials, not of names.
+func TestRequestsPushedOutAreAnswered(t *testing.T) {
+	t.Parallel()
+	m := newMetrics(prometheus.NewRegistry())
+	a := &appender{metrics: &m, queue: newQueue(smallQuantum, 8*requestRoom, sharedCost)}
+	post := func(credential string) (*appendRequest, error) {
+		r := request("same name", 1, 0)
+		r.msgs[0].Credential = credential
+		return r, a.enqueue(r)
+	}
+	var flood []*appendRequest
+	for range 8 {
+		r, err := post("one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood = append(flood, r)
+	}
+	if _, err := post("one"); err != ErrOverloaded {
+		t.Errorf("full: %v", err)
+	}
+	for i := range 4 {
+		if _, err := post("two"); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-flood[7-i].done:
+			if flood[7-i].err != ErrOverloaded {
+				t.Errorf("answered %v", flood[7-i].err)
+			}
+		default:
+			t.Errorf("request %d of the flood was not answered", 7-i)
+		}
+	}
+	if _, err := post("two"); err != ErrOverloaded {
+		t.Errorf("full, and at its share: %v", err)
+	}
+	a.queue.check(t)
 }
 
 // Publishers are remembered only while they wait.

@@ -1,9 +1,7 @@
 package events_test
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -63,57 +61,5 @@ func TestLargeRequestsDoNotKeepOtherPublishersWaiting(t *testing.T) {
 	gate.open()
 	for _, done := range large {
 		get(t, "large append", done)
-	}
-}
-
-// Requests that have to leave the queue for another publisher's are answered.
-func TestRequestsPushedOutAreAnswered(t *testing.T) {
-	t.Parallel()
-	log := startPatient(t)
-	gate := log.shutWhen(t, "events", "NEW.user_id = 'gate'")
-	long := array("same name", "gate", 2, 6<<20)
-	post := func(credential string) <-chan result[[]events.Receipt] {
-		msgs := slices.Clone(long)
-		for i := range msgs {
-			msgs[i].Credential = credential
-		}
-		return doing(func() ([]events.Receipt, error) { return log.Append(t.Context(), msgs) })
-	}
-	first := post("key one")
-	log.held(t, 1)
-	// Five of 12 MiB fit into 64; the credential is what shares are of.
-	var flood, other []<-chan result[[]events.Receipt]
-	for range 6 {
-		flood = append(flood, post("key one"))
-	}
-	overloaded := func(results []<-chan result[[]events.Receipt], want int) {
-		t.Helper()
-		n := 0
-		until(t, fmt.Sprint(want, " requests are refused"), func() bool {
-			for i, done := range results {
-				select {
-				case r := <-done:
-					if !errors.Is(r.err, events.ErrOverloaded) {
-						t.Fatalf("append: %v, want %v", r.err, events.ErrOverloaded)
-					}
-					n++
-					results[i] = nil
-				default:
-				}
-			}
-			return n == want
-		})
-	}
-	overloaded(flood, 1)
-	for range 2 {
-		other = append(other, post("key two"))
-	}
-	overloaded(flood, 2)
-	gate.open()
-	get(t, "first append", first)
-	for _, done := range append(flood, other...) {
-		if done != nil {
-			get(t, "append", done)
-		}
 	}
 }

@@ -153,7 +153,7 @@ func speed() []panel {
 		},
 		{
 			title: "Waiting for a commit", unit: "bytes",
-			about:   "Payload that waits to be committed. At 64 MiB of large requests, or 32 MiB of small ones, posts of the publishers that have most of it are refused with 503.",
+			about:   "Payload that waits to be committed. At 128 MiB of large requests, or 32 MiB of small ones, posts of the publishers that have most of it are refused with 503.",
 			queries: []query{{`restante_append_queue_bytes{instance=~"$replica"}`, "{{instance}}"}},
 		},
 		{
