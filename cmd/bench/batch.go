@@ -50,8 +50,8 @@ func (g *postedGroup) post(ctx context.Context) error {
 				g.check.Accepted(userName(g.users[i]), m, g.seqs[i])
 			}
 			g.accepted.Add(int64(len(g.users)))
-			if g.within(sent) {
-				g.answers.record(time.Duration(g.now() - sent))
+			if w := g.within(sent); w != nil {
+				w.answers.record(time.Duration(g.now() - sent))
 			}
 			return ctx.Err()
 		}

@@ -52,6 +52,8 @@ func newBench(ctx context.Context, o options, e *environment, stderr io.Writer) 
 	switch {
 	case o.cross:
 		postTo, connectTo = e.servers[:1], e.servers[1:]
+	case o.mode == "neighbours": // the others will be frozen
+		postTo, connectTo = e.servers[:1], e.servers[:1]
 	case o.mode == "storm": // the first replica will not survive
 		postTo, connectTo = e.servers[1:], e.servers[:1]
 	}
@@ -198,11 +200,14 @@ func (b *bench) verdict() (err error) {
 	})
 	b.Refused, b.Unanswered, b.Reconnects = b.load.refused.Load(), b.load.unknown.Load(), b.load.reconnects.Load()
 	b.Errors = b.load.errors
-	if b.load.delivery.count.Load() > 0 {
-		b.Delivery, b.Answer = b.load.delivery.spread(), b.load.answers.spread()
-	}
-	if b.load.lateness.count.Load() > 0 {
-		b.Lateness = b.load.lateness.spread()
+	if windows := b.load.windows.Load(); windows != nil {
+		w := (*windows)[len(*windows)-1]
+		if w.delivery.count.Load() > 0 {
+			b.Delivery, b.Answer = w.delivery.spread(), w.answers.spread()
+		}
+		if w.lateness.count.Load() > 0 {
+			b.Lateness = w.lateness.spread()
+		}
 	}
 	return err
 }

@@ -32,6 +32,7 @@ type figures struct {
 	Storm      *stormed       `json:"storm,omitempty"`
 	Offline    *offlined      `json:"offline,omitempty"`
 	Soak       []soakSample   `json:"soak,omitempty"`
+	Neighbours []neighbour    `json:"neighbours,omitempty"`
 	Refused    int64          `json:"refused"`    // posts answered with an error
 	Unanswered int64          `json:"unanswered"` // posts of unknown outcome
 	Reconnects int64          `json:"reconnects"`
@@ -83,7 +84,7 @@ func (b *bench) describe() {
 		"publishers": b.publishers, "users": b.load.users, "size": b.size, "replicas": len(b.env.servers), "cross": b.cross, "cores": b.cores,
 	}
 	switch b.mode {
-	case "latency", "soak":
+	case "latency", "soak", "neighbours":
 		b.Settings["rate"] = b.rate
 	case "drain":
 		b.Settings["backlog"] = b.backlog

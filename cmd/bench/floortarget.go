@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -72,7 +73,7 @@ func (f *floorTarget) answerGroup(seqs []int64, _ []byte, n int) ([]int64, error
 }
 
 func (f *floorTarget) open(ctx context.Context, user, buffer int) (*socket, error) {
-	return dialSocket(ctx, f.server, "/ws?user="+strconv.Itoa(user), "", buffer)
+	return dialSocket(ctx, &net.Dialer{}, f.server, "/ws?user="+strconv.Itoa(user), "", buffer)
 }
 
 func (f *floorTarget) parse(user int, text []byte) (frame, error) {

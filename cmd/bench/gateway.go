@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -107,13 +108,17 @@ func (g *gateway) answerGroup(seqs []int64, body []byte, n int) ([]int64, error)
 }
 
 func (g *gateway) open(ctx context.Context, user, buffer int) (*socket, error) {
+	return g.openWith(ctx, &net.Dialer{}, user, buffer)
+}
+
+func (g *gateway) openWith(ctx context.Context, dialer *net.Dialer, user, buffer int) (*socket, error) {
 	servers := *g.servers.Load()
 	server := servers[user%len(servers)]
 	token, err := g.token(ctx, server, user)
 	if err != nil {
 		return nil, fmt.Errorf("token of %s: %w", userName(user), err)
 	}
-	return dialSocket(ctx, server, "/v1/connect?token="+url.QueryEscape(token), "restante.v1", buffer)
+	return dialSocket(ctx, dialer, server, "/v1/connect?token="+url.QueryEscape(token), "restante.v1", buffer)
 }
 
 // tokenTries bounds how often a token is asked for while the gateway says that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type load struct {
 	postTo  []string // addresses of the replicas that publishers post to
 	users   int
 	clients int // of the users, those who connect: the first so many
+	apart   int // of the users, the last so many: only a trouble posts to them
 	size    int // of a payload in bytes
 
 	check *checker.Checker
@@ -34,8 +36,7 @@ type load struct {
 	connected                    atomic.Int64 // clients, now
 	reopened                     atomic.Int64 // connections that took the place of a lost one
 	hold                         atomic.Bool  // clients confirm nothing
-	delivery, answers, lateness  histogram    // within the window
-	window                       struct{ from, to atomic.Int64 }
+	windows                      atomic.Pointer[[]*window]
 
 	mu     sync.Mutex // guards errors
 	errors []string   // the first few
@@ -57,18 +58,46 @@ func (l *load) through() int64 {
 	return l.received.Load()
 }
 
-// measure makes the histograms take what is sent from now on for d.
-func (l *load) measure(d time.Duration) {
-	now := l.now()
-	l.window.to.Store(now + int64(d))
-	l.window.from.Store(now)
+// window is a stretch of a run that is measured. What was due in it counts,
+// whenever it is answered or arrives.
+type window struct {
+	from, to                    int64 // on the run's clock
+	delivery, answers, lateness histogram
+	failed                      atomic.Int64 // posts that were not answered 202
 }
 
-// within reports whether something sent at this time counts.
-func (l *load) within(sent int64) bool {
-	from := l.window.from.Load()
-	return from > 0 && sent >= from && sent < l.window.to.Load()
+// measure opens a window of d.
+func (l *load) measure(d time.Duration) *window {
+	now := l.now()
+	w := &window{from: now, to: now + int64(d)}
+	var windows []*window
+	if before := l.windows.Load(); before != nil {
+		windows = slices.Clone(*before)
+	}
+	windows = append(windows, w)
+	l.windows.Store(&windows)
+	return w
 }
+
+// within returns the window that counts what was sent at this time, nil if none.
+func (l *load) within(sent int64) *window {
+	windows := l.windows.Load()
+	if windows == nil {
+		return nil
+	}
+	for _, w := range slices.Backward(*windows) {
+		if w.from <= sent && sent < w.to {
+			return w
+		}
+	}
+	return nil
+}
+
+// troubled reports whether only a trouble posts to this user: nothing of it is measured.
+func (l *load) troubled(user int) bool { return user >= l.users-l.apart }
+
+// anybody picks one of the users that no trouble has for itself.
+func (p *publisher) anybody() int { return p.random.IntN(p.users - p.apart) }
 
 // complain keeps the first few errors for the report.
 func (l *load) complain(format string, args ...any) {
@@ -124,11 +153,18 @@ func (p *publisher) post(ctx context.Context, user int, sent int64) error {
 		if seq, err = p.target.answer(body); err == nil {
 			p.check.Accepted(name, m, seq)
 			p.accepted.Add(1)
-			if p.within(sent) {
-				p.answers.record(time.Duration(p.now() - sent))
+			if w := p.within(sent); w != nil && !p.troubled(user) {
+				w.answers.record(time.Duration(p.now() - sent))
 			}
 			return ctx.Err()
 		}
+	}
+	if p.troubled(user) { // it is meant to fail
+		p.check.Unknown(name, m)
+		return pause(ctx, 20*time.Millisecond)
+	}
+	if w := p.within(sent); w != nil {
+		w.failed.Add(1)
 	}
 	p.failed(name, m, status, body, err)
 	return pause(ctx, 20*time.Millisecond) // what just failed would fail again at once
@@ -268,8 +304,8 @@ func (c *client) read(ctx context.Context) error {
 			m, sent, ok := c.check.Parse(f.payload)
 			c.seen.Received(f.seq, m)
 			c.received.Add(1)
-			if ok && c.within(sent) {
-				c.delivery.record(time.Duration(c.now() - sent))
+			if w := c.within(sent); w != nil && ok && !c.troubled(c.user) {
+				w.delivery.record(time.Duration(c.now() - sent))
 			}
 		}
 		if c.socket.in.Buffered() > 0 || c.hold.Load() {

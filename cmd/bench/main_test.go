@@ -158,6 +158,18 @@ func TestOwnServers(t *testing.T) {
 				t.Errorf("want two samples with three tables each: %+v", f.Soak)
 			}
 		}},
+		{"neighbours -users 6 -publishers 4 -rate 50 -duration 1s -warmup 0s -strangers 2000 -expired 3000 -silent 3 -bodies 3", func(t *testing.T, f figures) {
+			if len(f.Neighbours) != len(troubles()) {
+				t.Fatalf("want a row for each trouble: %+v", f.Neighbours)
+			}
+			for _, n := range f.Neighbours {
+				for _, a := range []around{n.Before, n.During, n.After} {
+					if a.Answer.Count < 20 || a.Delivery.Count < 20 || a.Failed != 0 {
+						t.Errorf("%s: want the others' fifty messages in each window, none failed: %+v", n.Trouble, n)
+					}
+				}
+			}
+		}},
 	}
 	for _, tc := range cases {
 		t.Run(strings.Fields(tc.args)[0], func(t *testing.T) {

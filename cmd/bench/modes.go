@@ -43,6 +43,9 @@ func modes() []mode {
 		},
 			summary: "Whether anything grows: CPU per message, sizes, dead rows, write-ahead log and memory, sampled at a fixed rate while trim runs.",
 			example: "bench soak -rate 3000 -duration 20m -every 10s"},
+		{name: "neighbours", run: neighbours, own: true, defaults: func(o *options) { o.replicas, o.duration = 2, 15*time.Second },
+			summary: "What the trouble of one user, publisher or client does to the others: their posts and deliveries before, during and after it, one trouble at a time.",
+			example: "bench neighbours -troubles lock,arrays"},
 	}
 }
 

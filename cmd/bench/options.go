@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,6 +30,11 @@ type options struct {
 	past        int
 	streams     int
 	jobs        int
+	troubles    string
+	strangers   int
+	expired     int
+	silent      int
+	bodies      int
 	duration    time.Duration
 	warmup      time.Duration
 	settle      time.Duration
@@ -67,6 +73,7 @@ func commonDefaults(m mode) options {
 	o := options{
 		mode: m.name, target: "restante", publishers: 64, users: 200, size: 256, rate: 500, connections: 5000,
 		backlog: 1000, group: 100, streams: 1_000_000, jobs: 100_000, replicas: 1,
+		strangers: 300_000, expired: 5_000_000, silent: 200, bodies: 1000,
 		duration: 10 * time.Second, warmup: 2 * time.Second, settle: 5 * time.Second, every: 5 * time.Second, progress: true,
 	}
 	if m.defaults != nil {
@@ -104,6 +111,11 @@ func parseOptions(m mode, args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.past, "past", o.past, "throughput, batch, latency: delivered messages of other users that the log holds already")
 	flags.IntVar(&o.streams, "streams", o.streams, "offline: users with a pending message who never connect")
 	flags.IntVar(&o.jobs, "jobs", o.jobs, "offline: of those, users with a delivery job that is not due yet")
+	flags.StringVar(&o.troubles, "troubles", "", "neighbours: only these, comma-separated (default: all)")
+	flags.IntVar(&o.strangers, "strangers", o.strangers, "neighbours: users who never existed and are posted to")
+	flags.IntVar(&o.expired, "expired", o.expired, "neighbours: expired messages of one user")
+	flags.IntVar(&o.silent, "silent", o.silent, "neighbours: clients that do not read")
+	flags.IntVar(&o.bodies, "bodies", o.bodies, "neighbours: requests whose body does not come")
 	flags.DurationVar(&o.duration, "duration", o.duration, "how long to measure")
 	flags.DurationVar(&o.warmup, "warmup", o.warmup, "how long to run before measuring")
 	flags.DurationVar(&o.settle, "settle", o.settle, "idle, offline: how long to leave the servers alone before they are looked at")
@@ -154,6 +166,7 @@ func (o *options) validate() error {
 		{"connected", o.connected, 0, maxConnected}, {"group", o.group, 1, 1000},
 		{"past", o.past, 0, 20_000_000}, {"streams", o.streams, 1, 10_000_000}, {"jobs", o.jobs, 0, o.streams}, {"replicas", o.replicas, 1, 16},
 		{"cores", o.cores, 0, 1024},
+		{"strangers", o.strangers, 1000, 1_000_000}, {"expired", o.expired, 1, 20_000_000}, {"silent", o.silent, 1, 5000}, {"bodies", o.bodies, 1, 10_000},
 	}
 	for _, b := range bounds {
 		if b.n < b.low || b.n > b.up {
@@ -172,13 +185,18 @@ func (o *options) validate() error {
 	if o.clients() > maxConnected {
 		return fmt.Errorf("-users is %d: at most %d can be connected, set -connected", o.users, maxConnected)
 	}
+	if o.mode == "neighbours" {
+		if err := o.validateTroubles(); err != nil {
+			return err
+		}
+	}
 	if o.mode == "storm" && o.replicas < 2 {
 		return errors.New("storm kills a replica: it needs -replicas 2 or more")
 	}
 	if o.target == "floor" && (o.replicas > 1 || o.cross) {
 		return errors.New("the floor has one replica")
 	}
-	if o.target == "floor" && (o.mode == "storm" || o.mode == "offline") {
+	if o.target == "floor" && (o.mode == "storm" || o.mode == "offline" || o.mode == "neighbours") {
 		return fmt.Errorf("%s is about what the floor does not promise", o.mode)
 	}
 	if o.cross && o.urls == "" && o.replicas < 2 {
@@ -206,6 +224,22 @@ func (o *options) validate() error {
 	}
 	_, err := addresses("-url", o.urls)
 	return err
+}
+
+func (o *options) validateTroubles() error {
+	if o.users <= apart {
+		return fmt.Errorf("-users is %d: neighbours keeps %d of them for the troubles", o.users, apart)
+	}
+	var names []string
+	for _, t := range troubles() {
+		names = append(names, t.name)
+	}
+	for name := range strings.SplitSeq(o.troubles, ",") {
+		if name != "" && !slices.Contains(names, name) {
+			return fmt.Errorf("-troubles: unknown %q, want some of %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // clients is how many users are connected.

@@ -77,13 +77,17 @@ type openLoop struct {
 
 func (b *bench) openLoop() *openLoop {
 	// As long as the run: the pacer must never wait for publishers.
-	o := &openLoop{due: make(chan int64, int(float64(b.rate)*(b.warmup+b.duration).Seconds())+b.rate)}
+	whole := b.warmup + b.duration
+	if b.mode == "neighbours" {
+		whole = b.warmup + 4*b.duration
+	}
+	o := &openLoop{due: make(chan int64, int(float64(b.rate)*whole.Seconds())+b.rate)}
 	writers := b.publish(b.publishers, func(ctx context.Context, p *publisher) {
 		for at := range o.due {
-			if p.within(at) {
-				p.lateness.record(time.Duration(p.now() - at))
+			if w := p.within(at); w != nil {
+				w.lateness.record(time.Duration(p.now() - at))
 			}
-			if p.post(ctx, p.random.IntN(p.users), at) != nil {
+			if p.post(ctx, p.anybody(), at) != nil {
 				return
 			}
 		}

@@ -49,10 +49,10 @@ func (e *closedError) Error() string {
 
 // dialSocket opens a WebSocket. Buffer is the size of its read buffer: idle
 // connections by the thousand need a small one.
-func dialSocket(ctx context.Context, addr, path, subprotocol string, buffer int) (*socket, error) {
+func dialSocket(ctx context.Context, dialer *net.Dialer, addr, path, subprotocol string, buffer int) (*socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	conn, err := dialer.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ func (f *figures) table(out io.Writer) error {
 	if f.Messages > 0 {
 		row("received", "%.0f messages/s (%d in %.1f s)", f.Rate, f.Messages, f.Seconds)
 	}
-	if f.Delivery != nil {
+	if f.Delivery != nil && f.Neighbours == nil {
 		row("post to client", "%v", f.Delivery)
 		row("post to 202", "%v", f.Answer)
 	}
@@ -74,6 +74,9 @@ func (f *figures) modeRows(row func(name, format string, args ...any)) {
 		phase(fmt.Sprint(o.Streams, " offline users"), o.After)
 		phase(fmt.Sprint("and ", o.Jobs, " jobs"), o.WithJobs)
 		row("River's fetch", "%.2f ms with nothing due, %.2f ms with %d jobs due later", o.Fetch, o.FetchJobs, o.Jobs)
+	}
+	for i := range f.Neighbours {
+		f.Neighbours[i].rows(row)
 	}
 	if n := len(f.Soak); n > 0 {
 		for _, s := range []soakSample{f.Soak[0], f.Soak[n/2], f.Soak[n-1]} {
