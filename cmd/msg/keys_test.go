@@ -37,6 +37,18 @@ func TestKeys(t *testing.T) {
 		t.Error("the key works after it was revoked")
 	}
 
+	b.want(0, "rk_", "", "keys", "create", "-name", "bulk", "-rate", "500", "-byte-rate", "1MB")
+	bulk := strings.TrimSpace(b.stdout.String())
+	b.want(0, "500         1000000", "", "keys", "list")
+	b.want(0, "", "unlimited messages", "keys", "rate", bulk, "-rate", "0")
+	b.want(0, "unlimited   1000000", "", "keys", "list")
+	b.want(0, "", "default messages and 2048 bytes", "keys", "rate", bulk, "-rate", "default", "-byte-rate", "2KiB")
+	b.want(1, "", "no key with this id", "keys", "rate", "0000000000000000", "-rate", "5")
+	b.want(2, "", "is not a rate", "keys", "create", "-name", "x", "-rate", "-5")
+	b.want(2, "", "is not a rate", "keys", "create", "-name", "x", "-byte-rate", "1XB")
+	b.want(2, "", "say which rate", "keys", "rate", bulk)
+	b.want(2, "", "go with create", "keys", "list", "-rate", "5")
+
 	b.want(1, "", "no key with this id", "keys", "revoke", "0000000000000000")
 	b.want(2, "", "choose publish, read", "keys", "create", "-name", "x", "-scopes", "admin")
 	b.want(2, "", "give the key a name", "keys", "create")

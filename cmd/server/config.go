@@ -57,6 +57,8 @@ type config struct {
 	lease          time.Duration
 	ackTimeout     time.Duration
 	ping           time.Duration
+	publisherRate  int64
+	publisherBytes int64
 	sessionMaxAge  time.Duration
 	sessionsMax    int
 	windowMessages int
@@ -119,6 +121,8 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.oidcAlgorithms, "oidc-algorithms", "", "signature `algorithms` to accept of those that the issuer announces, separated by commas; empty: all but none and HMAC")
 	fs.StringVar(&c.oidcDiscoveryURL, "oidc-discovery-url", "", "`URL` of the issuer's discovery document, if it is not below -oidc-issuer as seen from here")
 	fs.StringVar(&c.oidcKeysURL, "oidc-jwks-url", "", "`URL` of the issuer's keys, if the discovery document names one that cannot be reached from here")
+	fs.Int64Var(&c.publisherRate, "publisher-rate", 50_000, "messages a second that an API key without a rate of its own (msg keys create -rate), or an OIDC client, may post to this replica; 0 for no limit")
+	fs.Int64Var(&c.publisherBytes, "publisher-bytes", 100_000_000, "bytes of messages a second that it may post (msg keys create -byte-rate); 0 for no limit")
 	fs.StringVar(&c.publisherIssuer, "publisher-issuer", "", "`URL` of the issuer of publishers' access tokens; empty: the users' issuer")
 	fs.StringVar(&c.publisherAudience, "publisher-audience", "", "`audience` of those access tokens, several separated by commas; empty: publishers use API keys only")
 	fs.StringVar(&c.publisherScope, "publisher-scope", "restante:publish", "`scope` that lets an access token publish")
@@ -282,6 +286,8 @@ func (c *config) validate() error {
 	} {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)
 	}
+	need(c.publisherRate >= 0, "-publisher-rate is %d; 0 is no limit", c.publisherRate)
+	need(c.publisherBytes >= 0, "-publisher-bytes is %d; 0 is no limit", c.publisherBytes)
 	return errors.Join(problems...)
 }
 

@@ -241,6 +241,7 @@ func (r *replica) wire() error {
 	})
 	r.api = api.New(api.Config{
 		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, Origins: cfg.origins,
+		PublisherRate: cfg.publisherRate, PublisherBytes: cfg.publisherBytes,
 	}, api.Deps{
 		Log: r.log, Tokens: single,
 		Identity:  identity.New(cfg.identity(), r.registry),

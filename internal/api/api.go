@@ -85,6 +85,9 @@ type Config struct {
 	// MaxTTL is the longest time a message may stay undelivered, and the time
 	// it gets without a ttl of its own. Default 30 days; whole seconds.
 	MaxTTL time.Duration
+	// PublisherRate and PublisherBytes are how many messages, and bytes of messages,
+	// a credential without rates of its own may post a second. Default no limit.
+	PublisherRate, PublisherBytes int64
 	// BodyTimeout is how long the body of a request may take. Default 10 s.
 	BodyTimeout time.Duration
 	// Origins are those whose pages may ask for tokens and read status. Default none.
@@ -123,6 +126,7 @@ type API struct {
 	shapes    shapes
 	buffers   buffers
 	readers   readers
+	rates     *rates
 	bodies    *shares // of the memory for bodies, in bytes
 	decoders  *shares // of the processors for long bodies
 	denied    quiet   // 401, 403 and refused connections
@@ -162,6 +166,7 @@ func New(cfg Config, deps Deps) *API {
 		metrics:   newMetrics(deps.Metrics),
 		cors:      cors{cfg.Origins},
 		shapes:    newShapes(),
+		rates:     newRates(cfg.PublisherRate, cfg.PublisherBytes),
 		bodies:    newShares(bodyMemory, 3),
 		decoders:  newShares(max(1, int64(runtime.GOMAXPROCS(0))-1), 0),
 		denied:    newQuiet(),

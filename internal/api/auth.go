@@ -24,6 +24,7 @@ type publisher struct {
 	name       string
 	credential string // whose share of the replica it takes: each key and each OIDC client has its own
 	userPrefix string // of every user it may name
+	limits     limits
 }
 
 // publisher authenticates a back end by API key or OIDC access token, and checks
@@ -44,7 +45,7 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 		}
 		// Keys of one name are one publisher, so that a key can be replaced
 		// between a message and its retry.
-		from, scopes = publisher{name: key.Name, credential: key.KeyID, userPrefix: key.UserPrefix}, key.Scopes
+		from, scopes = publisher{name: key.Name, credential: key.KeyID, userPrefix: key.UserPrefix, limits: a.rates.limits(key.Rates)}, key.Scopes
 		if from.name == "" {
 			from.name = key.KeyID
 		}
@@ -54,7 +55,7 @@ func (a *API) publisher(x *exchange, r *http.Request, scope string) (publisher, 
 			return publisher{}, credentialProblem(r.Context(), err, "The bearer token is neither an API key (rk_…) nor an access token that is accepted here.")
 		}
 		name := "oidc:" + token.ID
-		from, scopes = publisher{name: name, credential: name}, token.Scopes
+		from, scopes = publisher{name: name, credential: name, limits: a.rates.limits(publishers.Rates{})}, token.Scopes
 	}
 	x.publisher, x.credential = from.name, from.credential
 	if !slices.Contains(scopes, scope) {

@@ -45,6 +45,13 @@
 // reach. What can be refused before (no WebSocket, a foreign origin, a replica
 // that stops) does not cost the token.
 //
+// # Publishers
+//
+// Each credential (API key, OIDC client) has its share of the memory for bodies and of
+// the processors that decode long ones (shares), and a rate of messages and bytes
+// (rates). Both are of this replica alone. They are checked before a body is read, so
+// that what is refused costs little, and rates again when it is known how much it is.
+//
 // # Errors
 //
 // Everything that is not a success is an RFC 9457 problem document from the one

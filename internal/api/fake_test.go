@@ -29,6 +29,9 @@ const (
 	teamKey    = "rk_team_secret"   // only users that begin with "team-"
 	readKey    = "rk_read_secret"   // only reads
 	brokenKey  = "rk_broken_secret" // cannot be checked now
+
+	limitedKey   = "rk_limited_secret"   // publishes 5 messages a second
+	unlimitedKey = "rk_unlimited_secret" // publishes, whatever the default rate
 )
 
 var acceptedAt = time.Date(2026, 11, 23, 10, 0, 0, 123_456_789, time.UTC)
@@ -148,6 +151,11 @@ func (fakeKeys) Authenticate(_ context.Context, key string) (publishers.Publishe
 		return publishers.Publisher{KeyID: "team", Name: "team", Scopes: []string{"publish", "read"}, UserPrefix: "team-"}, nil
 	case readKey:
 		return publishers.Publisher{KeyID: "read", Name: "support", Scopes: []string{"read"}}, nil
+	case limitedKey:
+		rate := int64(5)
+		return publishers.Publisher{KeyID: "limited", Name: "limited", Scopes: []string{"publish"}, Rates: publishers.Rates{Messages: &rate}}, nil
+	case unlimitedKey:
+		return publishers.Publisher{KeyID: "unlimited", Name: "unlimited", Scopes: []string{"publish"}, Rates: publishers.Rates{Messages: new(int64)}}, nil
 	case brokenKey:
 		return publishers.Publisher{}, fmt.Errorf("look up key: %w", publishers.ErrUnavailable)
 	}
@@ -350,6 +358,7 @@ type document struct {
 	Detail  string          `json:"detail"`
 	Field   string          `json:"field"`
 	Limit   int64           `json:"limit"`
+	Unit    string          `json:"unit"`
 	Results json.RawMessage `json:"results"`
 }
 

@@ -22,6 +22,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	inFlight *prometheus.GaugeVec
 	refused  *prometheus.CounterVec
+	limited  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) metrics {
@@ -44,7 +45,14 @@ func newMetrics(reg prometheus.Registerer) metrics {
 			Help: "Connections refused before the WebSocket handshake, by reason; a browser only sees that it failed.",
 		}, []string{"reason"}),
 	}
-	reg.MustRegister(m.requests, m.seconds, m.inFlight, m.refused)
+	m.limited = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "restante_publisher_rate_limited_total",
+		Help: "Posts refused because their publisher exceeded its rate, by the rate's unit.",
+	}, []string{"unit"})
+	reg.MustRegister(m.requests, m.seconds, m.inFlight, m.refused, m.limited)
+	for _, unit := range []string{unitMessages, unitBytes} {
+		m.limited.WithLabelValues(unit)
+	}
 	return m
 }
 

@@ -53,6 +53,7 @@ var (
 	tooManyMessages  = &kind{name: "too-many-messages", status: 422, title: "Too many messages in one request"}
 	upgradeRequired  = &kind{name: "upgrade-required", status: 426, title: "WebSocket upgrade required"}
 
+	rateLimited     = &kind{name: "rate-limited", status: 429, title: "Rate limit exceeded", retryAfter: 1}
 	tooManySessions = &kind{name: "too-many-sessions", status: 429, title: "Too many connections", retryAfter: 10}
 
 	internalError       = &kind{name: "internal", status: 500, title: "Internal error"}
@@ -70,7 +71,11 @@ type problem struct {
 	detail string
 	field  string // of the message, when one is at fault
 	limit  int64  // that was exceeded; 0 for none
+	unit   string // of limit, when it is a rate
 	cause  error
+
+	retryIn             int    // seconds, when they are known; instead of the kind's retryAfter
+	rateLimit, policies string // the fields RateLimit and RateLimit-Policy
 }
 
 func (p *problem) Error() string {
@@ -136,6 +141,10 @@ func (p *problem) append(b []byte) []byte {
 		b = append(b, `,"limit":`...)
 		b = strconv.AppendInt(b, p.limit, 10)
 	}
+	if p.unit != "" {
+		b = append(b, `,"unit":`...)
+		b = appendString(b, p.unit)
+	}
 	return b
 }
 
@@ -155,7 +164,14 @@ func (p *problem) headers(h http.Header) {
 	case wrongContentType:
 		h.Set("Accept-Post", "application/json")
 	}
-	if p.retryAfter > 0 {
+	if p.rateLimit != "" {
+		h.Set("RateLimit", p.rateLimit)
+		h.Set("RateLimit-Policy", p.policies)
+	}
+	switch {
+	case p.retryIn > 0:
+		h.Set("Retry-After", strconv.Itoa(p.retryIn))
+	case p.retryAfter > 0:
 		// Up to twice as long, so that those who were refused together do not
 		// come back together.
 		h.Set("Retry-After", strconv.Itoa(p.retryAfter+rand.IntN(p.retryAfter+1)))

@@ -28,6 +28,9 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	if p != nil {
 		return p
 	}
+	if p := a.withinRate(&from, nil); p != nil { // before the work of reading it
+		return p
+	}
 	buffer, p := a.readBody(x, r)
 	defer a.buffers.put(buffer)
 	if p != nil {
@@ -39,9 +42,16 @@ func (a *API) publish(x *exchange, r *http.Request, arrays bool, s *shape) *prob
 	case p != nil:
 		return p
 	case g != nil:
+		if p := a.withinRate(&from, g.messages); p != nil {
+			return p
+		}
 		return a.appendGroup(x, r, g)
 	}
-	return a.appendOne(x, r, &m)
+	one := []events.Message{m}
+	if p := a.withinRate(&from, one); p != nil {
+		return p
+	}
+	return a.appendOne(x, r, one)
 }
 
 // decode reads what was posted into m, or, when it is several messages that begin as
@@ -95,9 +105,24 @@ func idempotencyKey(h http.Header) (string, *problem) {
 	return values[0], nil
 }
 
+// withinRate takes messages from what their publisher may post now. Each copy of a
+// message for several users counts, and so does one that is posted again.
+func (a *API) withinRate(from *publisher, messages []events.Message) *problem {
+	bytes := 0
+	for i := range messages {
+		bytes += len(messages[i].Payload)
+	}
+	p := a.rates.take(from, len(messages), bytes)
+	if p != nil {
+		a.metrics.limited.WithLabelValues(p.unit).Inc()
+	}
+	return p
+}
+
 // appendOne appends one message and answers with its receipt.
-func (a *API) appendOne(x *exchange, r *http.Request, m *events.Message) *problem {
-	receipts, err := a.log.Append(r.Context(), []events.Message{*m})
+func (a *API) appendOne(x *exchange, r *http.Request, one []events.Message) *problem {
+	m := &one[0]
+	receipts, err := a.log.Append(r.Context(), one)
 	if err != nil {
 		return appendFailed(r, err)
 	}

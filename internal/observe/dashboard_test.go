@@ -157,6 +157,11 @@ func speed() []panel {
 			queries: []query{{`restante_append_queue_bytes{instance=~"$replica"}`, "{{instance}}"}},
 		},
 		{
+			title: "Posts over their publisher's rate", unit: "reqps",
+			about:   "Posts answered 429 because their credential posts more messages, or bytes, a second than it may. msg keys list shows the rates of keys, msg keys rate changes them.",
+			queries: []query{{`sum by (unit) (rate(restante_publisher_rate_limited_total{instance=~"$replica"}[$__rate_interval]))`, "{{unit}}"}},
+		},
+		{
 			title: "Publishers waiting for a commit", unit: "short",
 			about:   "Credentials whose messages wait to be committed. They share the commits equally, whatever each of them sends.",
 			queries: []query{{`restante_append_queue_publishers{instance=~"$replica"}`, "{{instance}}"}},

@@ -110,14 +110,14 @@ type row struct {
 	hash      []byte
 }
 
-const loadSQL = `SELECT key_id, name, scopes, user_prefix, created_at, revoked_at, secret_hash
+const loadSQL = `SELECT key_id, name, scopes, user_prefix, rate_messages, rate_bytes, created_at, revoked_at, secret_hash
 	FROM publishers WHERE key_id = $1`
 
 func (k *Keys) load(ctx context.Context, keyID string) (row, error) {
 	r := row{found: true}
 	p := &r.publisher
 	err := k.db.QueryRow(ctx, loadSQL, keyID).
-		Scan(&p.KeyID, &p.Name, &p.Scopes, &p.UserPrefix, &p.CreatedAt, &p.RevokedAt, &r.hash)
+		Scan(&p.KeyID, &p.Name, &p.Scopes, &p.UserPrefix, &p.Rates.Messages, &p.Rates.Bytes, &p.CreatedAt, &p.RevokedAt, &r.hash)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return row{}, nil
 	}

@@ -6,7 +6,7 @@
 // the scopes and the user prefix the key was created with. A busy publisher
 // costs one query in [RevokeWithin], not one per request. A revocation is in
 // force at once on the replica that made it and within RevokeWithin on all
-// others (while Postgres cannot be asked: within [Grace]).
+// others (while Postgres cannot be asked: within [Grace]); so is a change of its rates.
 //
 // # Form
 //

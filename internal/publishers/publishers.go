@@ -54,6 +54,7 @@ type Publisher struct {
 	Name       string
 	Scopes     []string // sorted; of ScopePublish and ScopeRead
 	UserPrefix string   // users whose id begins with it are the only ones within reach; "" for all
+	Rates      Rates
 	CreatedAt  time.Time
 	RevokedAt  *time.Time // nil while the key works
 }
@@ -80,8 +81,8 @@ func New(db *pgxpool.Pool, reg prometheus.Registerer) *Keys {
 	return k
 }
 
-const createSQL = `INSERT INTO publishers (key_id, name, secret_hash, scopes, user_prefix)
-	VALUES ($1, $2, $3, $4, $5) RETURNING created_at`
+const createSQL = `INSERT INTO publishers (key_id, name, secret_hash, scopes, user_prefix, rate_messages, rate_bytes)
+	VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING created_at`
 
 // Create makes a key and returns it: the only time that its text is to be had.
 // name is for people and for the log (1 to 128 bytes; several keys may share
@@ -89,7 +90,15 @@ const createSQL = `INSERT INTO publishers (key_id, name, secret_hash, scopes, us
 // revoked), scopes are one or both of ScopePublish and ScopeRead, userPrefix may
 // be "". It returns ErrInvalid with a sentence that helps, or ErrUnavailable.
 func (k *Keys) Create(ctx context.Context, name string, scopes []string, userPrefix string) (Publisher, string, error) {
+	return k.CreateLimited(ctx, name, scopes, userPrefix, Rates{})
+}
+
+// CreateLimited is Create for a key with rates of its own.
+func (k *Keys) CreateLimited(ctx context.Context, name string, scopes []string, userPrefix string, rates Rates) (Publisher, string, error) {
 	scopes, err := checkSettings(name, scopes, userPrefix)
+	if err == nil {
+		err = rates.check()
+	}
 	if err != nil {
 		return Publisher{}, "", fmt.Errorf("create API key: %w: %w", ErrInvalid, err)
 	}
@@ -101,12 +110,12 @@ func (k *Keys) Create(ctx context.Context, name string, scopes []string, userPre
 	if _, err := rand.Read(random[:]); err != nil {
 		return Publisher{}, "", fmt.Errorf("create API key: %w", err)
 	}
-	p := Publisher{KeyID: hex.EncodeToString(id[:]), Name: name, Scopes: scopes, UserPrefix: userPrefix}
+	p := Publisher{KeyID: hex.EncodeToString(id[:]), Name: name, Scopes: scopes, UserPrefix: userPrefix, Rates: rates}
 	secret := hex.EncodeToString(random[:])
 	hash := hashSecret(secret)
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	if err := k.db.QueryRow(ctx, createSQL, p.KeyID, name, hash[:], scopes, userPrefix).Scan(&p.CreatedAt); err != nil {
+	if err := k.db.QueryRow(ctx, createSQL, p.KeyID, name, hash[:], scopes, userPrefix, rates.Messages, rates.Bytes).Scan(&p.CreatedAt); err != nil {
 		return Publisher{}, "", fmt.Errorf("create API key: %w: %w", ErrUnavailable, err)
 	}
 	return p, keyText(p.KeyID, secret), nil
@@ -140,7 +149,7 @@ func isText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
-const listSQL = `SELECT key_id, name, scopes, user_prefix, created_at, revoked_at
+const listSQL = `SELECT key_id, name, scopes, user_prefix, rate_messages, rate_bytes, created_at, revoked_at
 	FROM publishers ORDER BY created_at, key_id LIMIT $1`
 
 // List returns all keys, revoked ones too, the oldest first; no more than
@@ -153,7 +162,7 @@ func (k *Keys) List(ctx context.Context) ([]Publisher, error) {
 		return nil, fmt.Errorf("list API keys: %w: %w", ErrUnavailable, err)
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Publisher, err error) {
-		err = row.Scan(&p.KeyID, &p.Name, &p.Scopes, &p.UserPrefix, &p.CreatedAt, &p.RevokedAt)
+		err = row.Scan(&p.KeyID, &p.Name, &p.Scopes, &p.UserPrefix, &p.Rates.Messages, &p.Rates.Bytes, &p.CreatedAt, &p.RevokedAt)
 		return p, err
 	})
 	if err != nil {

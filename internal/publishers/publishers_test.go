@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -201,6 +202,64 @@ func TestList(t *testing.T) {
 	list, err := k.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].KeyID != a.KeyID || list[1].KeyID != b.KeyID {
 		t.Errorf("List = %+v, %v", list, err)
+	}
+}
+
+func TestRates(t *testing.T) {
+	t.Parallel()
+	k := New(testdb.New(t).Pool, nil)
+	number := func(n int64) *int64 { return &n }
+	rates := func(key string) string {
+		t.Helper()
+		p, err := k.Authenticate(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := k.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(list, func(l Publisher) bool { return l.KeyID == p.KeyID })
+		text := func(r Rates) string {
+			s := ""
+			for _, n := range []*int64{r.Messages, r.Bytes} {
+				if n == nil {
+					s += " default"
+				} else {
+					s += fmt.Sprint(" ", *n)
+				}
+			}
+			return s
+		}
+		if text(p.Rates) != text(list[i].Rates) {
+			t.Errorf("listed %s, authenticated %s", text(list[i].Rates), text(p.Rates))
+		}
+		return text(p.Rates)
+	}
+	_, plain := create(t, k, ScopePublish)
+	limited, key, err := k.CreateLimited(t.Context(), "orders", []string{ScopePublish}, "", Rates{Messages: number(500)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rates(plain) + rates(key); got != " default default 500 default" {
+		t.Errorf("rates%s", got)
+	}
+	if err := k.SetRates(t.Context(), limited.KeyID, Rates{Bytes: number(0)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := rates(key); got != " default 0" {
+		t.Errorf("after a change:%s", got)
+	}
+	for _, id := range []string{"0123456789abcdef", "x"} {
+		if err := k.SetRates(t.Context(), id, Rates{}); !errors.Is(err, ErrNotFound) {
+			t.Errorf("SetRates of a key that there is not: %v", err)
+		}
+	}
+	if err := k.SetRates(t.Context(), limited.KeyID, Rates{Messages: number(-1)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("SetRates to -1: %v", err)
+	}
+	if _, _, err := k.CreateLimited(t.Context(), "a", []string{ScopePublish}, "", Rates{Bytes: number(-1)}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("CreateLimited with -1: %v", err)
 	}
 }
 
