@@ -36,15 +36,22 @@ const (
 
 // common are the settings of every connection.
 var common = map[string]string{
-	"timezone": "UTC",
-	// One user's stuck lock must not stop a batch of others: the lock gives up
-	// first, and the batch goes on one by one.
+	"timezone":          "UTC",
 	"lock_timeout":      "2s",
 	"statement_timeout": "15s",
 	// What enable_seqscan=off keeps a plan from costs 10,000,000,000 on paper, so that
 	// Postgres would compile a look at a table of one row, for 1.5 s.
-	"jit":                                 "off",
-	"idle_in_transaction_session_timeout": "10s",
+	"jit": "off",
+	// A replica that stands still in the middle of a transaction must not keep the
+	// locks that it holds. Nothing of ours computes between two statements.
+	"idle_in_transaction_session_timeout": "1s",
+}
+
+// impatient: a commit holds the streams of many users, and must not hold them while
+// it waits for one that somebody keeps locked: it gives up, and leaves that one out.
+// Other commits have a stream for a few milliseconds.
+var impatient = map[string]string{
+	"lock_timeout": "50ms",
 }
 
 // byKey: nearly every statement of ours goes by keys, but a plan that was made while
@@ -64,11 +71,14 @@ var relaxed = map[string]string{
 // of all owed lanes with all jobs one from when they were few.
 var planned = map[string]string{
 	"plan_cache_mode": "force_custom_plan",
+	// River's own transactions hold no stream, and a leader that was paused for a moment
+	// goes on.
+	"idle_in_transaction_session_timeout": "5s",
 }
 
 // DurableConfig is that of the pool for appends and reads.
 func DurableConfig(url string, maxConns int) (*pgxpool.Config, error) {
-	cfg, err := poolConfig(url, maxConns, "restante", byKey)
+	cfg, err := poolConfig(url, maxConns, "restante", byKey, impatient)
 	if err != nil {
 		return nil, err
 	}

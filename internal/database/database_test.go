@@ -45,20 +45,22 @@ func TestSettingsOfEachKind(t *testing.T) {
 	type queryer interface {
 		QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	}
-	common := map[string]string{"lock_timeout": "2s", "statement_timeout": "15s", "idle_in_transaction_session_timeout": "10s", "TimeZone": "UTC"}
+	common := map[string]string{"lock_timeout": "2s", "statement_timeout": "15s", "idle_in_transaction_session_timeout": "1s", "TimeZone": "UTC"}
 	for _, kind := range []struct {
 		name string
 		db   queryer
 		want map[string]string
 	}{
-		{"restante", pool(t, database.DurableConfig, url), map[string]string{"enable_seqscan": "off", "enable_bitmapscan": "off", "plan_cache_mode": "auto"}},
+		{"restante", pool(t, database.DurableConfig, url), map[string]string{"enable_seqscan": "off", "enable_bitmapscan": "off", "plan_cache_mode": "auto", "lock_timeout": "50ms"}},
 		{"restante relaxed", pool(t, database.RelaxedConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "auto", "enable_seqscan": "off", "enable_bitmapscan": "off"}},
-		{"restante jobs", pool(t, database.JobsConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan", "enable_seqscan": "on"}},
+		{"restante jobs", pool(t, database.JobsConfig, url), map[string]string{"synchronous_commit": "off", "plan_cache_mode": "force_custom_plan", "enable_seqscan": "on", "idle_in_transaction_session_timeout": "5s"}},
 		{"restante signals", signal, map[string]string{"synchronous_commit": "off", "plan_cache_mode": "auto"}},
 	} {
 		kind.want["application_name"] = kind.name
 		for setting, value := range common {
-			kind.want[setting] = value
+			if _, own := kind.want[setting]; !own {
+				kind.want[setting] = value
+			}
 		}
 		for setting, want := range kind.want {
 			var got string

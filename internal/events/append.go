@@ -2,9 +2,7 @@ package events
 
 import (
 	"context"
-	"fmt"
 	"iter"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -30,7 +28,7 @@ type appender struct {
 	history  *History
 	onCommit func([]Head, iter.Seq[Entry])
 	queue    *queue
-	stuck    stuck         // the commit loop's alone
+	aside    *aside        // of all appenders
 	ended    chan struct{} // closed when nothing will be committed any more
 }
 
@@ -45,15 +43,15 @@ type appendRequest struct {
 	before, after *appendRequest // in its publisher's line of the queue
 }
 
-func newAppender(cfg Config, m *metrics, t *tail, q *queue) *appender {
+func newAppender(cfg Config, m *metrics, t *tail, q *queue, s *aside) *appender {
 	return &appender{
-		store:    appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay},
+		store:    s.store,
+		aside:    s,
 		metrics:  m,
 		tail:     t,
 		history:  cfg.History,
 		onCommit: cfg.OnCommit,
 		queue:    q,
-		stuck:    stuck{},
 		ended:    make(chan struct{}),
 	}
 }
@@ -110,7 +108,10 @@ func (a *appender) enqueue(r *appendRequest) error {
 // run commits what is queued. What it leaves in the queue, and what comes later, is
 // answered by ended.
 func (a *appender) run(ctx context.Context) {
-	defer close(a.ended)
+	defer func() {
+		<-a.aside.ended
+		close(a.ended)
+	}()
 	batch := make([]*appendRequest, 0, batchMessages)
 	for {
 		batch = a.queue.take(ctx, batch[:0])
@@ -118,83 +119,116 @@ func (a *appender) run(ctx context.Context) {
 			return
 		}
 		a.commit(ctx, batch)
-		for _, r := range batch {
-			close(r.done)
-		}
 		clear(batch)
 	}
 }
 
-// commit writes a batch and fills in its requests' answers.
+// commit writes a batch and answers its requests, or sets them aside.
 func (a *appender) commit(ctx context.Context, batch []*appendRequest) {
-	if batch = a.refuseStuck(batch); len(batch) == 0 {
+	if batch = a.aside.divert(batch); len(batch) == 0 {
+		return
+	}
+	if a.aside.suspicious() {
+		a.commitFree(ctx, batch)
 		return
 	}
 	start := time.Now()
-	heads, err := a.try(ctx, batch)
+	var heads []Head
+	err := a.try(ctx, func(ctx context.Context) (err error) {
+		heads, err = a.store.write(ctx, batch)
+		return err
+	})
 	a.metrics.commitSeconds.Observe(time.Since(start).Seconds())
-	if err == nil {
+	switch {
+	case err == nil:
 		a.committed(batch, heads)
-		return
+	case lockTimeout(err):
+		a.aside.suspect()
+		a.commitFree(ctx, batch)
+	default:
+		a.commitHalves(ctx, batch, err)
 	}
-	if _, rolledBack := refused(err); rolledBack && len(batch) > 1 {
-		// One message, or one user locked by something slow, must not fail the others.
-		a.noteStuck(ctx, batch, err)
-		for i := range batch {
-			a.commitAlone(ctx, batch[i:i+1])
+}
+
+// commitFree writes a batch without waiting for streams that somebody keeps locked:
+// their requests are set aside. It costs a second round trip, so it is used only when
+// a plain commit has just run into such a stream.
+func (a *appender) commitFree(ctx context.Context, batch []*appendRequest) {
+	start := time.Now()
+	var done written
+	for _, mode := range []lockMode{{create: true, wait: asideCreate}, {}} {
+		err := a.try(ctx, func(ctx context.Context) (err error) {
+			done, err = a.store.writeFree(ctx, batch, mode)
+			return err
+		})
+		if err == nil {
+			break
 		}
-		return
+		if !lockTimeout(err) {
+			a.metrics.commitSeconds.Observe(time.Since(start).Seconds())
+			a.commitHalves(ctx, batch, err)
+			return
+		}
+		// Somebody is creating one of the streams, or has locked a whole table.
+		done = written{locked: usersOf(batch)}
 	}
-	a.noteStuck(ctx, batch, err)
-	a.failed(batch, err)
+	a.metrics.commitSeconds.Observe(time.Since(start).Seconds())
+	if len(done.requests) > 0 {
+		a.committed(done.requests, done.heads)
+	}
+	if len(done.requests) < len(batch) {
+		a.aside.add(without(batch, done.requests), done.locked)
+	}
 }
 
-// commitAlone commits one request on its own.
-func (a *appender) commitAlone(ctx context.Context, one []*appendRequest) {
-	if one = a.refuseStuck(one); len(one) == 0 {
+// commitHalves commits the halves of a batch that Postgres has refused, so that one
+// bad message does not fail the others.
+func (a *appender) commitHalves(ctx context.Context, batch []*appendRequest, err error) {
+	if _, rolledBack := refused(err); !rolledBack || len(batch) == 1 {
+		a.failed(batch, err)
 		return
 	}
-	heads, err := a.try(ctx, one)
-	if err != nil {
-		a.noteStuck(ctx, one, err)
-		a.failed(one, err)
-		return
-	}
-	a.committed(one, heads)
+	a.commit(ctx, batch[:len(batch)/2])
+	a.commit(ctx, batch[len(batch)/2:])
 }
 
-// refuseStuck answers the requests that would wait for a stuck stream, and
-// returns the others.
-func (a *appender) refuseStuck(batch []*appendRequest) []*appendRequest {
-	now := time.Now()
-	if !slices.ContainsFunc(batch, func(r *appendRequest) bool { return a.stuck.holds(r, now) }) {
-		return batch
-	}
-	rest := make([]*appendRequest, 0, len(batch))
+func usersOf(batch []*appendRequest) map[string]bool {
+	users := map[string]bool{}
 	for _, r := range batch {
-		if !a.stuck.holds(r, now) {
-			rest = append(rest, r)
+		for i := range r.msgs {
+			users[r.msgs[i].UserID] = true
+		}
+	}
+	return users
+}
+
+// without returns the requests that are not among some of them, in the same order.
+func without(batch, some []*appendRequest) (rest []*appendRequest) {
+	i := 0
+	for _, r := range batch {
+		if i < len(some) && some[i] == r {
+			i++
 			continue
 		}
-		a.failed([]*appendRequest{r}, fmt.Errorf("append events: %w: the stream is locked", ErrUnavailable))
+		rest = append(rest, r)
 	}
 	return rest
 }
 
 // try writes a batch, again as long as it was rolled back for losing a race.
-func (a *appender) try(ctx context.Context, batch []*appendRequest) (heads []Head, err error) {
+func (a *appender) try(ctx context.Context, write func(context.Context) error) (err error) {
 	// Not the requests' contexts: one that gives up must not fail the others.
 	// And not cancelled by the shutdown, so that what has begun is answered.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 	defer cancel()
 	for range commitTries {
-		heads, err = a.store.write(ctx, batch)
+		err = write(ctx)
 		if isOutcomeUnknown(err) || !lostRace(err) && !pgconn.SafeToRetry(err) {
-			return heads, err
+			return err
 		}
 		a.metrics.appendErrors.WithLabelValues("lost_race").Inc()
 	}
-	return heads, err
+	return err
 }
 
 // committed feeds the tail, then wakes: the other way round a session would
@@ -227,6 +261,9 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 	a.metrics.batchSize.Observe(float64(msgs))
 	if len(heads) > 0 {
 		a.onCommit(heads, entries(batch, heads))
+	}
+	for _, r := range batch {
+		close(r.done)
 	}
 }
 
@@ -270,8 +307,9 @@ func (a *appender) failed(batch []*appendRequest, err error) {
 			for i := range r.receipts {
 				r.receipts[i].Err = err
 			}
-			continue
+		} else {
+			r.err = err
 		}
-		r.err = err
+		close(r.done)
 	}
 }

@@ -72,14 +72,19 @@ func (s *appendStore) write(ctx context.Context, batch []*appendRequest) ([]Head
 	}
 	defer conn.Release()
 
+	if keyed(batch) {
+		done, err := s.writeLocked(ctx, conn.Conn(), batch, lockMode{waiting: true})
+		return done.heads, err
+	}
 	for _, r := range batch {
 		r.receipts = make([]Receipt, len(r.msgs))
 	}
-	if keyed(batch) {
-		return s.writeKeyed(ctx, conn.Conn(), batch)
-	}
 	rows := newAppendRows(batch)
-	acceptedAt, err := rows.insert(ctx, conn.Conn(), s.deliverDelay)
+	answer, err := conn.Query(ctx, appendSQL, rows.args(s.deliverDelay)...)
+	if err != nil {
+		return nil, appendError(err)
+	}
+	acceptedAt, err := rows.read(answer)
 	if err != nil {
 		return nil, appendError(err)
 	}
@@ -140,17 +145,18 @@ func newAppendRows(batch []*appendRequest) *appendRows {
 	return a
 }
 
-type queryer interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+// rowsOf returns all messages of a batch.
+func rowsOf(batch []*appendRequest) (rows []appendRow) {
+	for _, r := range batch {
+		for i := range r.msgs {
+			rows = append(rows, appendRow{msg: &r.msgs[i], receipt: &r.receipts[i]})
+		}
+	}
+	return rows
 }
 
-// insert runs appendSQL. After it, heads and receipts hold the allocated seqs.
-func (a *appendRows) insert(ctx context.Context, db queryer, deliverDelay time.Duration) (acceptedAt time.Time, err error) {
-	args := a.args(deliverDelay)
-	rows, err := db.Query(ctx, appendSQL, args...)
-	if err != nil {
-		return acceptedAt, err
-	}
+// read takes over appendSQL's answer: heads hold the new heads.
+func (a *appendRows) read(rows pgx.Rows) (acceptedAt time.Time, err error) {
 	var head Head
 	var lane Lane
 	found := 0

@@ -74,9 +74,14 @@
 //
 // # Failure
 //
-// An append that Postgres refused is rolled back as a whole and then tried
-// message by message, so that one bad message fails alone; a stream that somebody
-// else keeps locked is left alone for some seconds. An append whose
+// No statement waits for a stream's lock while others wait for it. A commit gives up
+// after 50 ms; from then on it leaves out what is locked, and so do acks. What was left
+// out is tried again on its own (aside, acker.late), and waited for only by a
+// transaction that holds nothing else. A message whose stream stays locked for 5 s is
+// refused.
+//
+// An append that Postgres refused is rolled back as a whole and then tried in halves,
+// so that one bad message fails alone. An append whose
 // connection broke while it ran is never repeated: its outcome is unknown, and
 // only the publisher's idempotency key can decide. A failed ack is kept and
 // written later; losing one only delivers again. A failed read is the reader's

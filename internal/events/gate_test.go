@@ -90,9 +90,18 @@ func (r *replica) lockAll(t *testing.T, users ...string) (release func()) {
 	return r.foreign(t, `SELECT FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users)
 }
 
-// foreign begins a transaction of somebody else's, which stays open until end is
-// called; then it is rolled back.
-func (r *replica) foreign(t *testing.T, sql string, args ...any) (end func()) {
+// waitFor runs a statement on a connection that waits for locks as long as it takes.
+func (r *replica) waitFor(t *testing.T, sql string, args ...any) <-chan result[struct{}] {
+	t.Helper()
+	conn := r.stranger(t)
+	return doing(func() (struct{}, error) {
+		_, err := conn.Exec(t.Context(), sql, args...)
+		return struct{}{}, err
+	})
+}
+
+// stranger opens a connection without any settings of ours.
+func (r *replica) stranger(t *testing.T) *pgx.Conn {
 	t.Helper()
 	cfg := r.durable.Config().ConnConfig.Copy()
 	cfg.RuntimeParams = map[string]string{}
@@ -100,6 +109,15 @@ func (r *replica) foreign(t *testing.T, sql string, args ...any) (end func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
+	return conn
+}
+
+// foreign begins a transaction of somebody else's, which stays open until end is
+// called; then it is rolled back.
+func (r *replica) foreign(t *testing.T, sql string, args ...any) (end func()) {
+	t.Helper()
+	conn := r.stranger(t)
 	for _, do := range []struct {
 		sql  string
 		args []any
@@ -108,9 +126,7 @@ func (r *replica) foreign(t *testing.T, sql string, args ...any) (end func()) {
 			t.Fatal(err)
 		}
 	}
-	end = sync.OnceFunc(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
-	t.Cleanup(end)
-	return end
+	return sync.OnceFunc(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 }
 
 // patient gives a Log connections that wait longer for locks than it gives its

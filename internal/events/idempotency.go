@@ -2,10 +2,8 @@ package events
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,12 +20,6 @@ func keyed(batch []*appendRequest) bool {
 	return false
 }
 
-// lockSQL locks the streams of a batch, existing and missing ones alike, in the
-// order of $1.
-const lockSQL = `
-INSERT INTO streams AS s (user_id) SELECT * FROM unnest($1::text[])
-ON CONFLICT (user_id) DO UPDATE SET head = s.head`
-
 // lookSQL finds the events that were written under the same keys, and what is left of
 // those that are deleted. It has to be a statement of its own after lockSQL: in one
 // statement with it, the snapshot would be older than the lock, and miss the row that
@@ -42,74 +34,6 @@ SELECT k.i, o.seq, NULL, '', o.digest, o.accepted_at, o.expires_at
 FROM k JOIN idempotency_keys o ON o.user_id = k.user_id AND o.publisher = k.publisher AND o.idempotency_key = k.idempotency_key
 WHERE o.forget_at > now()`
 
-// writeKeyed commits a batch in which messages carry idempotency keys: lock,
-// look, then append what is new. Two round trips instead of one.
-func (s *appendStore) writeKeyed(ctx context.Context, conn *pgx.Conn, batch []*appendRequest) (_ []Head, err error) {
-	all := newAppendRows(batch)
-	users := make([]string, len(all.heads))
-	for i, h := range all.heads {
-		users[i] = h.UserID
-	}
-	// Nothing is committed before COMMIT is sent, so until then a failure is a
-	// rollback whatever became of the connection.
-	defer func() {
-		if err != nil && !isOutcomeUnknown(err) {
-			err = fmt.Errorf("append events: %w: %w", ErrUnavailable, err)
-			rollback(ctx, conn)
-		}
-	}()
-	first := &pgx.Batch{}
-	first.Queue("BEGIN")
-	first.Queue(lockSQL, users)
-	look, asked := queueLook(first, all.rows)
-	results := conn.SendBatch(ctx, first)
-	if err := execAll(results, 2); err != nil {
-		results.Close()
-		return nil, err
-	}
-	if err := readFound(results, look, asked); err != nil {
-		results.Close()
-		return nil, err
-	}
-	if err := results.Close(); err != nil {
-		return nil, err
-	}
-	repeatsInBatch(all.rows)
-
-	fresh := newAppendRows(batch)
-	var acceptedAt time.Time
-	if len(fresh.rows) > 0 {
-		if acceptedAt, err = fresh.insert(ctx, conn, s.deliverDelay); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
-		return nil, commitError(err)
-	}
-	fresh.receipts(acceptedAt)
-	settleRepeats(all.rows)
-	return fresh.near, nil
-}
-
-// commitError is appendError of a COMMIT. The driver's word that nothing was sent
-// is not taken here: for a connection that broke under a simple query (pgx before 5.13)
-// it says so as well, and whoever believes it writes the batch twice.
-func commitError(err error) error {
-	if _, ok := refused(err); ok {
-		return fmt.Errorf("append events: %w: %w", ErrUnavailable, err)
-	}
-	return fmt.Errorf("append events: %w", &outcomeUnknown{err})
-}
-
-// rollback ends the transaction of a connection that may be broken already.
-func rollback(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if _, err := conn.Exec(ctx, "ROLLBACK"); err != nil {
-		_ = conn.Close(ctx) // the pool replaces it; Postgres rolls back
-	}
-}
-
 func execAll(results pgx.BatchResults, n int) error {
 	for range n {
 		if _, err := results.Exec(); err != nil {
@@ -119,7 +43,7 @@ func execAll(results pgx.BatchResults, n int) error {
 	return nil
 }
 
-// queueLook queues lookSQL for the rows that carry a key, each key once.
+// queueLook queues lookSQL for the rows that carry a key, each key once, if there are any.
 func queueLook(b *pgx.Batch, rows []appendRow) (map[int64][]appendRow, int) {
 	byKey := map[[3]string]int64{}
 	look := map[int64][]appendRow{}
@@ -138,7 +62,9 @@ func queueLook(b *pgx.Batch, rows []appendRow) (map[int64][]appendRow, int) {
 		}
 		look[i] = append(look[i], row)
 	}
-	b.Queue(lookSQL, users, publishers, keys)
+	if len(keys) > 0 {
+		b.Queue(lookSQL, users, publishers, keys)
+	}
 	return look, len(keys)
 }
 

@@ -1,10 +1,7 @@
 package events_test
 
 import (
-	"errors"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -109,132 +106,6 @@ func TestBatchesOfNewAndOldUsersDoNotDeadlock(t *testing.T) {
 		if n := metric(t, reg, "restante_append_errors_total"); n > 0 {
 			t.Errorf("%v transactions were rolled back", n)
 		}
-	}
-}
-
-// The counter-example: something slow holds one user's stream. Every batch that
-// has a message for this user waits, fails, and takes the messages of all others
-// with it; repeated one by one, each message for this user waits again.
-func TestMessagesForALockedStreamStallNobodyForLong(t *testing.T) {
-	t.Parallel()
-	log := startLog(t)
-	url := log.durable.Config().ConnString()
-	slow, metrics := measured(t, url)
-	release := holdLock(t, log, "stuck")
-	defer release()
-
-	open := holdLock(t, log, "gate") // so that what follows collects into one batch
-	gate := appending(t, slow, "gate")
-	log.waiting(t, 1)
-	var stuck, free []<-chan result[[]events.Receipt]
-	queued := 0
-	for range 10 {
-		stuck = append(stuck, appending(t, slow, "stuck"))
-		queued += len(`"x"`)
-		until(t, "message is queued", func() bool { return metric(t, metrics, "restante_append_queue_bytes") == float64(queued) })
-	}
-	for _, user := range []string{"free", "also free"} {
-		free = append(free, appending(t, slow, user))
-		queued += len(`"x"`)
-		until(t, "message is queued", func() bool { return metric(t, metrics, "restante_append_queue_bytes") == float64(queued) })
-	}
-	start := time.Now()
-	open()
-	get(t, "append to gate", gate)
-	for _, done := range free {
-		get(t, "append to a free stream", done)
-	}
-	// The lock timeout is 2 s.
-	if took := time.Since(start); took > 7*time.Second {
-		t.Errorf("others waited %v", took)
-	}
-	for _, done := range stuck {
-		if r := <-done; !errors.Is(r.err, events.ErrUnavailable) || errors.Is(r.err, events.ErrOutcomeUnknown) {
-			t.Errorf("append to the locked stream: %v", r.err)
-		}
-	}
-	// While the stream is known to be stuck, its messages do not even try.
-	start = time.Now()
-	if _, err := slow.Append(t.Context(), []events.Message{message("free", "y"), message("stuck", "y")}); !errors.Is(err, events.ErrUnavailable) || time.Since(start) > time.Second {
-		t.Errorf("append to a stream known to be stuck: %v after %v", err, time.Since(start))
-	}
-	release()
-	until(t, "the stream takes messages again", func() bool {
-		r, err := slow.Append(t.Context(), []events.Message{message("stuck", "y")})
-		return err == nil && r[0].Seq == 1
-	})
-}
-
-// The counter-example: the requests are of several users, and the error does not
-// say whose stream is locked. Each of them waits again, alone, one after the other.
-func TestRequestsWithALockedStreamAmongThemStallNobodyForLong(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		locked []string
-		bad    bool // a message among them fails the batch before it comes to the lock
-	}{
-		"several streams": {locked: []string{"a stuck one", "stuck", "stuck too", "z stuck"}},
-		"a bad message":   {locked: []string{"stuck"}, bad: true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			log := startLog(t)
-			slow, metrics := measured(t, log.durable.Config().ConnString())
-			for _, user := range c.locked {
-				t.Cleanup(holdLock(t, startLogOn(t, log.durable.Config().ConnString()), user))
-			}
-			open := holdLock(t, log, "gate") // so that what follows collects into one batch
-			gate := appending(t, slow, "gate")
-			log.waiting(t, 1)
-			queued := 0
-			post := func(users ...string) <-chan result[[]events.Receipt] {
-				done := appending(t, slow, users...)
-				queued += len(users) * len(`"x"`)
-				until(t, "request is queued", func() bool { return metric(t, metrics, "restante_append_queue_bytes") == float64(queued) })
-				return done
-			}
-			var stuck []<-chan result[[]events.Receipt]
-			for i := range 8 {
-				stuck = append(stuck, post("free", c.locked[i%len(c.locked)], "new"))
-			}
-			if c.bad {
-				post(strings.Repeat("bad", 100))
-			}
-			free := []<-chan result[[]events.Receipt]{post("free"), post("new", "free")}
-			start := time.Now()
-			open()
-			get(t, "append to gate", gate)
-			for _, done := range free {
-				get(t, "append to free streams", done)
-			}
-			// The lock timeout is 2 s.
-			if took := time.Since(start); took > 7*time.Second {
-				t.Errorf("others waited %v", took)
-			}
-			for _, done := range stuck {
-				if r := <-done; !errors.Is(r.err, events.ErrUnavailable) || errors.Is(r.err, events.ErrOutcomeUnknown) {
-					t.Errorf("append to a locked stream: %v", r.err)
-				}
-			}
-		})
-	}
-}
-
-// One request alone, again and again: it is its own batch.
-func TestRequestAloneWithALockedStreamStallsNobodyForLong(t *testing.T) {
-	t.Parallel()
-	log := startLog(t)
-	release := holdLock(t, log, "stuck")
-	defer release()
-	start := time.Now()
-	for range 10 {
-		if err := (<-appending(t, log, "free", "stuck")).err; !errors.Is(err, events.ErrUnavailable) {
-			t.Errorf("append to a locked stream: %v", err)
-		}
-		get(t, "append to a free stream", appending(t, log, "free"))
-	}
-	if took := time.Since(start); took > 7*time.Second {
-		t.Errorf("others waited %v", took)
 	}
 }
 

@@ -32,7 +32,7 @@ type Config struct {
 	// that sessions can be woken: how far streams have grown, and the events themselves,
 	// to be ranged over during the call only. Users whose lane is parked are left out:
 	// most messages are for somebody who is away, and to tell every replica of each
-	// would cost more than to write it. The two commit loops may call it at the same
+	// would cost more than to write it. The commit loops may call it at the same
 	// time. It must not block.
 	OnCommit func([]Head, iter.Seq[Entry])
 	// History is what the log's history is compared with; nil for none. It must be
@@ -61,6 +61,7 @@ type Log struct {
 	tail    *tail
 
 	largeAppends *appender
+	aside        *aside
 
 	turns    *turns        // of readers that come upon expired events
 	expiring chan struct{} // has room for as many as may delete them at a time
@@ -75,8 +76,10 @@ func New(cfg Config) *Log {
 		expiring: make(chan struct{}, expiring), stepping: make(chan struct{}, stepping), waiting: make(chan struct{}, waiting)}
 	small, large := newQueue(smallQuantum, smallRoom, sharedCost), newQueue(largeQuantum, largeRoom, maxCost)
 	registerQueues(cfg.Metrics, small, large)
-	l.appends = newAppender(cfg, &l.metrics, l.tail, small)
-	l.largeAppends = newAppender(cfg, &l.metrics, l.tail, large)
+	l.aside = newAside(cfg, &l.metrics)
+	l.appends = newAppender(cfg, &l.metrics, l.tail, small, l.aside)
+	l.largeAppends = newAppender(cfg, &l.metrics, l.tail, large, l.aside)
+	l.aside.log = l.appends
 	l.reads = newReader(cfg.Durable, &l.metrics)
 	l.acks = newAcker(cfg.Relaxed, &l.metrics)
 	return l
@@ -89,6 +92,7 @@ func (l *Log) Run(ctx context.Context) error {
 	var g errgroup.Group
 	g.Go(func() error { l.appends.run(ctx); return nil })
 	g.Go(func() error { l.largeAppends.run(ctx); return nil })
+	g.Go(func() error { l.aside.run(ctx); return nil })
 	for range readLoops {
 		g.Go(func() error { l.reads.run(ctx); return nil })
 	}

@@ -7,6 +7,7 @@ type metrics struct {
 	appendedBytes prometheus.Counter
 	repeated      prometheus.Counter
 	appendErrors  *prometheus.CounterVec
+	setAside      prometheus.Counter
 	batchSize     prometheus.Histogram
 	commitSeconds prometheus.Histogram
 	reads         *prometheus.CounterVec
@@ -27,6 +28,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		appendedBytes: prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_append_payload_bytes_total", Help: "Payload bytes committed to the log."}),
 		repeated:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_append_repeated_total", Help: "Messages answered with the result of an earlier one of the same idempotency key."}),
 		appendErrors:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_append_errors_total", Help: "Append requests that failed, by reason."}, []string{"reason"}),
+		setAside:      prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_append_set_aside_total", Help: "Append requests that were set aside because somebody else had locked a stream of theirs."}),
 		batchSize:     prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_append_batch_messages", Help: "Messages per commit.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}),
 		commitSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "restante_append_commit_seconds", Help: "Time of one group commit.", Buckets: commitBuckets}),
 		reads:         prometheus.NewCounterVec(prometheus.CounterOpts{Name: "restante_reads_total", Help: "Reads of a stream, by where they were served: tail (memory) or log (Postgres)."}, []string{"source"}),
@@ -39,7 +41,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 		trimmed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_events_trimmed_total", Help: "Delivered events deleted after the retention."}),
 		trimSkipped:   prometheus.NewCounter(prometheus.CounterOpts{Name: "restante_trim_skipped_total", Help: "Times that trim left a stream to its next walk, because the stream was locked or Postgres refused."}),
 	}
-	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.batchSize, m.commitSeconds,
+	reg.MustRegister(m.appended, m.appendedBytes, m.repeated, m.appendErrors, m.setAside, m.batchSize, m.commitSeconds,
 		m.reads, m.readSeconds, m.ackSeconds, m.ackErrors, m.acked, m.ackLocked, m.expired, m.trimmed, m.trimSkipped)
 	// Every series exists from the start: a rate over one that appears with its
 	// first error misses that error.

@@ -59,10 +59,13 @@ func delivery() []panel {
 			},
 		},
 		{
-			title: "Locked streams", unit: "ops",
+			title: "Locked streams", unit: "short",
 			about: "Streams that somebody else's transaction had locked when they were to be written, and that were left aside and tried again on their own. Zero, or a few under traffic; a steady rate with messages that are late is a transaction that stays open: see \"oldest transaction\".",
 			queries: []query{
 				{`sum(rate(restante_ack_streams_locked_total{instance=~"$replica"}[$__rate_interval]))`, "acks"},
+				{`sum(rate(restante_append_set_aside_total{instance=~"$replica"}[$__rate_interval]))`, "appends"},
+				{`sum(restante_append_aside_requests{instance=~"$replica"})`, "appends that wait"},
+				{`sum(restante_append_locked_streams{instance=~"$replica"})`, "streams"},
 			},
 		},
 		{
