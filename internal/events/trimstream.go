@@ -37,23 +37,24 @@ moved AS (
 	FROM s WHERE streams.user_id = s.user_id AND EXISTS (SELECT 1 FROM gone WHERE gone.user_id = s.user_id))
 SELECT count(*) FROM gone`
 
-	// shrinkSQL deletes the last $3 events of the first range of expired ones.
+	// shrinkSQL deletes the last $3 events of the first range of expired ones. Where
+	// they begin and end are subqueries, so that no plan can look at all events.
 	shrinkSQL = `
 WITH x AS MATERIALIZED (
-	SELECT user_id, from_seq, to_seq FROM expired_ranges WHERE user_id = $2 ORDER BY from_seq LIMIT 1 FOR UPDATE SKIP LOCKED),
-last AS MATERIALIZED (
-	SELECT x.user_id, e.seq FROM x CROSS JOIN LATERAL (SELECT seq FROM events e
-		WHERE e.user_id = x.user_id AND e.seq BETWEEN x.from_seq AND x.to_seq ORDER BY e.seq DESC LIMIT $3) e),
+	SELECT from_seq, to_seq FROM expired_ranges WHERE user_id = $2 ORDER BY from_seq LIMIT 1 FOR UPDATE SKIP LOCKED),
+cut AS MATERIALIZED (
+	SELECT x.from_seq, x.to_seq, greatest(x.from_seq, (SELECT e.seq FROM events e
+		WHERE e.user_id = $2 AND e.seq BETWEEN x.from_seq AND x.to_seq ORDER BY e.seq DESC OFFSET $3 - 1 LIMIT 1)) AS at
+	FROM x),
 gone AS (
-	DELETE FROM events e USING last WHERE e.user_id = last.user_id AND e.seq = last.seq
+	DELETE FROM events e WHERE e.user_id = $2 AND e.seq >= (SELECT at FROM cut) AND e.seq <= (SELECT to_seq FROM cut)
 	` + returnKeySQL + `),
 ` + keepKeySQL + `,
-cut AS (SELECT x.user_id, x.from_seq, (SELECT CASE WHEN count(*) = $3 THEN min(seq) ELSE x.from_seq END FROM last) AS at FROM x),
 shrunk AS (
-	UPDATE expired_ranges r SET to_seq = cut.at - 1 FROM cut
-	WHERE r.user_id = cut.user_id AND r.from_seq = cut.from_seq AND cut.at > cut.from_seq),
+	UPDATE expired_ranges SET to_seq = cut.at - 1 FROM cut
+	WHERE user_id = $2 AND expired_ranges.from_seq = cut.from_seq AND cut.at > cut.from_seq),
 ended AS (
-	DELETE FROM expired_ranges r USING cut WHERE r.user_id = cut.user_id AND r.from_seq = cut.from_seq AND cut.at = cut.from_seq)
+	DELETE FROM expired_ranges USING cut WHERE user_id = $2 AND expired_ranges.from_seq = cut.from_seq AND cut.at = cut.from_seq)
 SELECT (SELECT count(*) FROM gone), EXISTS (SELECT 1 FROM x)`
 
 	// forgetBlocksSQL deletes the notes on blocks that nothing is pending in.
