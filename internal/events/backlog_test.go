@@ -161,9 +161,19 @@ func TestBlocksAreNotedWhenTheyAreComplete(t *testing.T) {
 		t.Errorf("%d blocks of 2,223 events", n)
 	}
 	log.exec(t, `DELETE FROM events WHERE seq = 2100`)
-	log.fill(t, "al", 1200, 10)
+	log.fill(t, "al", 1000, 10)
 	if n := blocks(); n != 2 {
 		t.Errorf("%d blocks: one is incomplete", n)
+	}
+	log.confirm(t, "al", 3100)
+	log.fill(t, "al", 1000, 10)
+	if n := blocks(); n != 2 {
+		t.Errorf("%d blocks: one is being confirmed", n)
+	}
+	log.exec(t, `UPDATE events SET created_at = created_at - interval '1 h'`)
+	log.fill(t, "al", 1000, 10)
+	if n := blocks(); n != 2 {
+		t.Errorf("%d blocks: one took an hour, and its events may not be in memory", n)
 	}
 	early := `SELECT count(*) FROM event_blocks b WHERE expires_at < (SELECT max(expires_at) FROM events e
 		WHERE e.user_id = b.user_id AND e.seq > b.through - 1024 AND e.seq <= b.through)`
