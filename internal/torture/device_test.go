@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"restante/internal/checker"
+	"restante/internal/events"
 	"restante/internal/hub"
 )
 
@@ -168,6 +169,9 @@ func (l *link) Send(batch hub.Batch) error {
 	if l.ended || l.isOver() {
 		return errGone
 	}
+	if !calm && len(batch.Events) > 0 && oneIn(l.r, 30) {
+		batch = l.fill(batch)
+	}
 	breakAt := -1
 	if !calm && oneIn(l.r, 200) {
 		breakAt = l.r.IntN(len(batch.Events) + 1)
@@ -201,6 +205,20 @@ func (l *link) Send(batch hub.Batch) error {
 		}
 	}
 	return l.confirm(seq)
+}
+
+// fill is a connection that gets full in the middle of a batch: the client is sent
+// the part that is returned, and the rest when there is room again.
+func (l *link) fill(batch hub.Batch) hub.Batch {
+	n := l.r.IntN(len(batch.Events))
+	part := hub.Batch{After: batch.After, Page: events.Page{Events: batch.Events[:n], Through: batch.After}}
+	if n > 0 {
+		part.Through = batch.Events[n-1].Seq
+	}
+	l.session.Blocked(part)
+	time.AfterFunc(between(l.r, time.Millisecond, 300*time.Millisecond), l.session.Unblocked)
+	l.d.w.count("connections full", 1)
+	return part
 }
 
 // gap takes the announcement that from..to have expired; the checker knows which

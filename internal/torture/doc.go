@@ -14,6 +14,10 @@
 //	I5  acked ≤ what some client has confirmed, or expired
 //	I6  a session that is behind is served, whatever was lost
 //
+// A post that is refused because a stream is locked must be to a stream that a fault
+// has held: nobody else's lock concerns it. Clients whose connections are full take
+// part of what they are sent, and the rest later.
+//
 // The monitor looks at I1, I2, I3, I5 and I6 every few milliseconds, each time
 // in one statement and so in one snapshot. The clients report to package
 // checker, which judges I4, I5 and that nothing was lost, invented, changed or

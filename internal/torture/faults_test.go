@@ -123,12 +123,18 @@ func holdStream(w *world, r *rand.Rand) {
 	defer cancel()
 	held := between(r, 50*time.Millisecond, 300*time.Millisecond)
 	killWaiting := oneIn(r, 4)
-	if oneIn(r, 60) {
-		held = 2500 * time.Millisecond
+	if oneIn(r, 40) { // longer than a message waits for it
+		held = 5500 * time.Millisecond
 	}
-	user := w.users[r.IntN(len(w.users))]
+	users := []string{w.users[r.IntN(len(w.users))].name}
+	if oneIn(r, 8) { // an application, or somebody's psql
+		for len(users) < len(w.users)/4 {
+			users = append(users, w.users[r.IntN(len(w.users))].name)
+		}
+	}
+	defer w.holding(users)()
 	err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT 1 FROM streams WHERE user_id = $1 FOR UPDATE`, user.name); err != nil {
+		if _, err := tx.Exec(ctx, `SELECT 1 FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users); err != nil {
 			return err
 		}
 		pause(held)
@@ -145,6 +151,38 @@ func holdStream(w *world, r *rand.Rand) {
 	if err != nil {
 		w.violate("a stream could not be held: %v", err)
 	}
+}
+
+// holding notes that users' streams are held, and returns what ends that.
+func (w *world) holding(users []string) (end func()) {
+	note := func(n int) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, user := range users {
+			w.held[user] = heldStream{by: w.held[user].by + n, until: time.Now()}
+		}
+	}
+	note(1)
+	return func() { note(-1) }
+}
+
+// heldStream is a stream that faults have held: some do still, or the last one did
+// until a moment ago.
+type heldStream struct {
+	by    int
+	until time.Time
+}
+
+// heldSince reports whether a fault has held one of the streams since then.
+func (w *world) heldSince(since time.Time, users []*user) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, u := range users {
+		if h := w.held[u.name]; h.by > 0 || h.until.After(since) {
+			return true
+		}
+	}
+	return false
 }
 
 // forgetAcks takes back acks as if their write had been lost, which

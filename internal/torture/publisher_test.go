@@ -111,6 +111,10 @@ func (p *publisher) post(q post) {
 	}
 }
 
+// lockMemory is how long after the end of a fault its lock may still count: somebody
+// waited for it, and held the stream in turn.
+const lockMemory = 2 * time.Second
+
 type outcome int
 
 const (
@@ -141,6 +145,7 @@ func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
 		poison = q.r.IntN(len(msgs) + 1)
 		msgs = slices.Insert(msgs, poison, poisonous(q.r))
 	}
+	start := time.Now()
 	receipts, err := rep.Log.Append(ctx, msgs)
 	switch {
 	case err == nil:
@@ -156,6 +161,14 @@ func (p *publisher) try(q post, letters []letter, unknown bool) outcome {
 		return p.unknown(letters)
 	}
 	p.w.count("posts refused", 1)
+	if strings.Contains(err.Error(), "the stream is locked") {
+		// Nobody's trouble is another's: only who posts to a stream that is held may be
+		// told so.
+		p.w.count("posts refused for a locked stream", 1)
+		if !p.w.heldSince(start.Add(-lockMemory), q.users) {
+			p.w.violate("publisher %d: refused for a locked stream, and nobody has held one of its %d users'", p.number, len(q.users))
+		}
+	}
 	for _, l := range letters {
 		if !unknown {
 			p.w.chk.Refused(l.user.name, l.checked)
@@ -248,9 +261,12 @@ func (p *publisher) again(q post) {
 	}
 }
 
+// poisoned is the user of messages that are refused.
+const poisoned = "poison"
+
 // poisonous makes a message that breaks a constraint, or is no text.
 func poisonous(r *rand.Rand) events.Message {
-	m := events.Message{UserID: "poison", Payload: []byte(`1`), Publisher: "poisoner", TTL: time.Hour}
+	m := events.Message{UserID: poisoned, Payload: []byte(`1`), Publisher: "poisoner", TTL: time.Hour}
 	if oneIn(r, 2) {
 		m.UserID = strings.Repeat("x", 257)
 	} else {

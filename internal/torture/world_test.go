@@ -41,6 +41,7 @@ type world struct {
 	dice       *rand.Rand // for choices that nobody's step makes
 	violations int
 	counts     map[string]int
+	held       map[string]heldStream
 }
 
 // replica is a core and the life of its process.
@@ -75,7 +76,7 @@ func newWorld(t testing.TB, cfg worldConfig) *world {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &world{
 		t: t, seed: cfg.seed, pool: cfg.pool, chk: checker.New(), options: cfg.options, endDevices: cancel,
-		dice: rand.New(rand.NewPCG(cfg.seed, 0)), counts: map[string]int{}, tampers: newTampers(),
+		dice: rand.New(rand.NewPCG(cfg.seed, 0)), counts: map[string]int{}, held: map[string]heldStream{}, tampers: newTampers(),
 	}
 	w.options.URL = cfg.url
 	w.options.DropCommitWake, w.options.DropNotify = w.drop(cfg.dropped), w.drop(cfg.dropped)
