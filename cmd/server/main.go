@@ -19,7 +19,7 @@
 //	route method status remote publisher   an HTTP request
 //	unlogged_before                        lines like this one that were left out before it
 //	session sessions                       connections
-//	events lanes replicas jobs             how many were found and put right
+//	events lanes streams replicas jobs     how many were found and put right, or left for later
 //	path keys issuing_kid                  the keyring
 //	epoch system timeline                  the log's history
 //	elapsed_seconds                        how long it took

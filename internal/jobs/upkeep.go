@@ -120,6 +120,9 @@ func (u upkeep) trim(ctx context.Context) error {
 	if done.Expired > 0 {
 		u.logger.Warn("messages expired before anybody confirmed them", "events", done.Expired)
 	}
+	if done.Skipped > 0 {
+		u.logger.Info("trim left streams to its next walk: they were locked, or Postgres refused", "streams", done.Skipped)
+	}
 	if err != nil {
 		return fmt.Errorf("trim: %w", err)
 	}
