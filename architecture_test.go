@@ -21,6 +21,7 @@ var allowed = map[string][]string{
 	"internal/publishers": {},
 
 	// The edge.
+	"internal/accept":  {},
 	"internal/origins": {},
 	"internal/ws":      {"internal/events", "internal/hub", "internal/origins"},
 	"internal/api":     {"internal/events", "internal/hub", "internal/identity", "internal/origins", "internal/publishers", "internal/tokens", "internal/ws"},
@@ -39,7 +40,7 @@ var allowed = map[string][]string{
 	"internal/buildinfo": {},
 
 	"cmd/server": {
-		"internal/api", "internal/buildinfo", "internal/database", "internal/events", "internal/hub", "internal/identity", "internal/jobs",
+		"internal/accept", "internal/api", "internal/buildinfo", "internal/database", "internal/events", "internal/hub", "internal/identity", "internal/jobs",
 		"internal/origins", "internal/publishers", "internal/tokens", "internal/ws", "migrations",
 		"internal/devstack", "internal/sample", // -dev only
 	},

@@ -45,6 +45,8 @@ type config struct {
 	tokenKeys    string
 	tokenTTL     time.Duration
 
+	maxConnections int
+
 	maxMessageBytes int
 	maxMessageDepth int
 	maxTTL          time.Duration
@@ -107,6 +109,8 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.StringVar(&c.listen, "listen", "127.0.0.1:8080", "`address` of the API and the connections")
 	fs.StringVar(&c.adminListen, "admin-listen", "127.0.0.1:9090", "`address` of /livez, /readyz, /metrics and /debug/pprof; never public")
 	fs.StringVar(&c.allowedOrigins, "allowed-origins", "", "`origins` whose pages may ask for tokens and connect, separated by commas: https://app.example.com, https://*.preview.example.com for one label; * for any")
+
+	fs.IntVar(&c.maxConnections, "max-connections", 0, "connections of clients and publishers on this replica; 0: as many as its limit of open files leaves")
 
 	fs.StringVar(&c.databaseURL, "database-url", "", "Postgres `URL` (environment: DATABASE_URL)")
 	fs.StringVar(&c.databaseURLFile, "database-url-file", "", "`file` with that URL, for it carries a password (environment: DATABASE_URL_FILE)")
@@ -280,6 +284,7 @@ func (c *config) validate() error {
 		least int
 	}{
 		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
+		{"max-connections", c.maxConnections, 0},
 		{"max-message-depth", c.maxMessageDepth, 1},
 		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
 		{"unwritten-bytes", c.unwrittenBytes, 1 << 20},

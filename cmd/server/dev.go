@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"restante/internal/accept"
 	"restante/internal/devstack"
 	"restante/internal/identity"
 	"restante/internal/sample"
@@ -33,6 +34,7 @@ type dev struct {
 	out       io.Writer
 	dir       string
 	listeners struct{ public, admin, issuer, sample net.Listener }
+	limit     *accept.Limit      // of the public listener's connections
 	postgres  *devstack.Postgres // nil with a DATABASE_URL
 	replica   *replica
 	issuer    *devstack.Issuer
@@ -44,6 +46,9 @@ type dev struct {
 // ends. What it keeps survives the next start.
 func runDev(ctx context.Context, cfg config, logger *slog.Logger, out io.Writer) (err error) {
 	d := &dev{cfg: cfg, logger: logger, out: out}
+	if d.limit, err = publicLimit(cfg, openFiles()); err != nil {
+		return err
+	}
 	if d.dir, err = stateDir(cfg.dev.dir); err != nil {
 		return err
 	}
@@ -240,7 +245,7 @@ func (d *dev) run(ctx context.Context) error {
 	})
 	g.Go(func() error {
 		defer admin.close()
-		err := newGateway(d.cfg, d.logger, d.listeners.public, admin).run(gatewayCtx, d.replica)
+		err := newGateway(d.cfg, d.logger, d.listeners.public, d.limit, admin).run(gatewayCtx, d.replica)
 		return errors.Join(err, issuer.Close())
 	})
 	if d.postgres != nil {

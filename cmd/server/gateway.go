@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"restante/internal/accept"
+	"restante/internal/api"
 	"restante/internal/buildinfo"
 	"restante/internal/events"
 )
@@ -28,6 +30,7 @@ type gateway struct {
 	logger *slog.Logger
 	admin  *admin
 	public net.Listener
+	limit  *accept.Limit // of public's connections
 	server *http.Server
 
 	api     atomic.Pointer[http.Handler]
@@ -36,16 +39,20 @@ type gateway struct {
 	changes prometheus.Counter
 }
 
-func newGateway(cfg config, logger *slog.Logger, public net.Listener, admin *admin) *gateway {
+func newGateway(cfg config, logger *slog.Logger, public net.Listener, limit *accept.Limit, admin *admin) *gateway {
 	g := &gateway{
-		cfg: cfg, logger: logger, admin: admin, public: public, serving: make(chan struct{}),
+		cfg: cfg, logger: logger, admin: admin, public: limit.Listener(public), limit: limit, serving: make(chan struct{}),
 		changes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "restante_epoch_changes_total", Help: "Times the log's history changed and the replica started anew.",
 		}),
 	}
 	g.server = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if accept.Full(r.Context()) {
+			api.Full(w)
+			return
+		}
 		(*g.api.Load()).ServeHTTP(w, r)
-	}), 30*time.Second, logger)
+	}), 30*time.Second, limit, logger)
 	return g
 }
 
@@ -121,7 +128,7 @@ func pause(ctx context.Context, d time.Duration) {
 
 // show sends requests to a replica from now on.
 func (g *gateway) show(r *replica) {
-	r.registry.MustRegister(g.changes)
+	r.registry.MustRegister(g.changes, g.limit)
 	handler := r.api.Handler()
 	g.api.Store(&handler)
 	g.admin.show(r.api.Admin())

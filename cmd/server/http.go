@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"restante/internal/accept"
 	"restante/internal/api"
 )
 
@@ -21,11 +22,12 @@ type admin struct {
 }
 
 func newAdmin(listener net.Listener, logger *slog.Logger) *admin {
-	a := &admin{listener: listener}
+	limit := accept.New(adminConnections, 0)
+	a := &admin{listener: limit.Listener(listener)}
 	a.show(api.Starting())
 	a.server = newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		(*a.shown.Load()).ServeHTTP(w, r)
-	}), 2*time.Minute, logger)
+	}), 2*time.Minute, limit, logger)
 	return a
 }
 
@@ -40,9 +42,13 @@ func (a *admin) close() {
 	_ = a.server.Close() // probes and scrapes are not waited for
 }
 
-func newServer(handler http.Handler, writeTimeout time.Duration, logger *slog.Logger) *http.Server {
+// newServer makes a server whose connections limit counts: the listener that it
+// serves has to be the limit's.
+func newServer(handler http.Handler, writeTimeout time.Duration, limit *accept.Limit, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
+		ConnState:         limit.ConnState,
+		ConnContext:       limit.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       2 * time.Minute,

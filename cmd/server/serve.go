@@ -16,6 +16,10 @@ import (
 // from the start: who may wait for Postgres must not be taken for dead. The API's
 // opens when there is something behind it.
 func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
+	limit, err := publicLimit(cfg, openFiles())
+	if err != nil {
+		return err
+	}
 	listener, err := listen(ctx, "admin-listen", cfg.adminListen)
 	if err != nil {
 		return err
@@ -35,7 +39,7 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 			r.close()
 			return err
 		}
-		return newGateway(cfg, logger, public, admin).run(running, r)
+		return newGateway(cfg, logger, public, limit, admin).run(running, r)
 	})
 	return g.Wait()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/pprof"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -40,6 +41,14 @@ func Starting() http.Handler {
 }
 
 var errStarting = errors.New("the replica is starting; its log says what it waits for")
+
+// Full answers a request on a connection that is one too many.
+func Full(w http.ResponseWriter) {
+	x := &exchange{ResponseWriter: w}
+	x.limitBodyTime(5 * time.Second)
+	x.problem(&problem{kind: replicaFull,
+		detail: "Nothing was done. Connect again after the time in Retry-After; a token is not used up. If it lasts, the operator needs more replicas, or a higher -max-connections."})
+}
 
 // livez says that the process answers. It looks at nothing else: a replica that
 // cannot reach Postgres would only lose its sockets by a restart.

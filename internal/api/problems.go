@@ -58,6 +58,7 @@ var (
 
 	internalError       = &kind{name: "internal", status: 500, title: "Internal error"}
 	overloaded          = &kind{name: "overloaded", status: 503, title: "Overloaded", retryAfter: 1}
+	replicaFull         = &kind{name: "replica-full", status: 503, title: "This replica holds as many connections as it may", retryAfter: 2, close: true}
 	unavailable         = &kind{name: "unavailable", status: 503, title: "The event log is unavailable", retryAfter: 2}
 	draining            = &kind{name: "draining", status: 503, title: "This replica is being stopped", retryAfter: 1}
 	outcomeUnknown      = &kind{name: "outcome-unknown", status: 503, title: "Outcome unknown", retryAfter: 1}

@@ -79,9 +79,16 @@ func (w *world) server(flags ...string) *server {
 // launch starts a replica.
 func (w *world) launch(flags ...string) *server {
 	w.t.Helper()
-	args := append([]string{"-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0", "-oidc-issuer", w.issuer.url,
-		"-token-keyring", w.keyring, "-db-durable-conns", "3", "-db-relaxed-conns", "6", "-drain-delay", "0"}, flags...)
-	s := &server{w: w, process: start(w.t, []string{"DATABASE_URL=" + w.databaseURL}, "server", args...)}
+	return w.launchAs([]string{"server"}, flags...)
+}
+
+// launchAs starts a replica with a command that ends in "server".
+func (w *world) launchAs(command []string, flags ...string) *server {
+	w.t.Helper()
+	args := append(command[1:len(command):len(command)], "-listen", "127.0.0.1:0", "-admin-listen", "127.0.0.1:0", "-oidc-issuer", w.issuer.url,
+		"-token-keyring", w.keyring, "-db-durable-conns", "3", "-db-relaxed-conns", "6", "-drain-delay", "0")
+	args = append(args, flags...)
+	s := &server{w: w, process: start(w.t, []string{"DATABASE_URL=" + w.databaseURL}, command[0], args...)}
 	w.mu.Lock()
 	w.servers = append(w.servers, s)
 	w.mu.Unlock()

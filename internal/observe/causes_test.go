@@ -3,6 +3,8 @@ package observe
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"sync"
 	"testing"
@@ -27,6 +29,7 @@ func (w *world) causes() []cause {
 		{"a listener does not read", []string{"RestanteNotificationQueue"}, w.ignoreNotifications},
 		{"redeeming is slow", []string{"RestantePoolExhausted"}, w.slowRedeem},
 		{"clients acknowledge nothing, and come back", []string{"RestanteClientsNotAcknowledging", "RestanteSessionChurn"}, w.comeAndGo},
+		{"clients say nothing", []string{"RestanteReplicaFull"}, w.sayNothing},
 		{"connections lie idle", []string{"RestanteConnectionsNearMax"}, w.lieIdle},
 		{"a table is locked again and again", []string{"RestanteAppendSlow", "RestanteDeliverySlow"}, w.lockTable},
 	}
@@ -144,6 +147,29 @@ func (w *world) comeAndGo() (end func()) {
 		}
 		c.close()
 	})
+}
+
+// sayNothing takes nearly all of a replica's connections, has one request answered on
+// each, and keeps them.
+func (w *world) sayNothing() (end func()) {
+	conns := make([]net.Conn, 0, maxConnections)
+	leave := func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}
+	w.t.Cleanup(leave)
+	for range maxConnections * 95 / 100 {
+		c, err := net.Dial("tcp", w.replicas[1].address)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		conns = append(conns, c)
+		if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	return leave
 }
 
 func (w *world) lieIdle() (end func()) {

@@ -191,6 +191,14 @@ func connections() []panel {
 			queries: []query{{`sum by (instance) (restante_sessions{instance=~"$replica"})`, "{{instance}}"}},
 		},
 		{
+			title: "Room for connections", unit: "percentunit",
+			about: "Connections a replica holds, of publishers too, as a share of what it may hold; and how many a second ended for want of room. silent: closed for another before a request came. full: answered 503. dropped: not answered.",
+			queries: []query{
+				{`restante_connections{instance=~"$replica"} / restante_connections_limit{instance=~"$replica"}`, "{{instance}}"},
+				{`sum by (reason) (rate(restante_connections_refused_total{instance=~"$replica"}[$__rate_interval])) > 0`, "{{reason}} per second"},
+			},
+		},
+		{
 			title: "Churn", unit: "ops",
 			about: "Connections opened and ended per second. Ending is ordinary: after the maximum age, at a drain, when a client goes.",
 			queries: []query{

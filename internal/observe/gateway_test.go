@@ -84,14 +84,17 @@ func newWorld(t testing.TB) *world {
 
 var serving = regexp.MustCompile(`"msg":"serving","replica":"[^"]+","address":"([^"]+)","admin":"([^"]+)"`)
 
-const relaxedConns = 12
+const (
+	relaxedConns   = 12
+	maxConnections = 300
+)
 
 // start starts a replica whose clients have so long to acknowledge.
 func (w *world) start(admin string, ackTimeout time.Duration) *replica {
 	w.t.Helper()
 	c := start(w.t, []string{"DATABASE_URL=" + w.url}, serverBinary,
 		"-listen", "127.0.0.1:0", "-drain-delay", "0", "-admin-listen", admin, "-oidc-issuer", "http://127.0.0.1:1", "-token-keyring", w.keyring,
-		"-deliver-delay", "1s", "-ack-timeout", ackTimeout.String(), "-sessions-per-user", "2",
+		"-deliver-delay", "1s", "-ack-timeout", ackTimeout.String(), "-sessions-per-user", "2", "-max-connections", strconv.Itoa(maxConnections),
 		"-db-durable-conns", "3", "-db-relaxed-conns", strconv.Itoa(relaxedConns))
 	found := c.says(serving)
 	return &replica{c, found[1], found[2]}
