@@ -36,9 +36,11 @@ const (
 
 // common are the settings of every connection.
 var common = map[string]string{
-	"timezone":          "UTC",
-	"lock_timeout":      "2s",
-	"statement_timeout": "15s",
+	"timezone": "UTC",
+	// What a statement finds after it has waited for a lock is newer than the lock.
+	"default_transaction_isolation": "read committed",
+	"lock_timeout":                  "2s",
+	"statement_timeout":             "15s",
 	// What enable_seqscan=off keeps a plan from costs 10,000,000,000 on paper, so that
 	// Postgres would compile a look at a table of one row, for 1.5 s.
 	"jit": "off",

@@ -28,17 +28,20 @@ type appendStore struct {
 // has just created one of them). $3 …: a row per message; back is its distance
 // from the user's new head. Empty arrays stand for all NULL.
 //
-// armed tells whether this batch turned the lane: PostgreSQL before 18 cannot
-// return the old row of an upsert.
+// An idle lane becomes owed if somebody is connected, and parked if not: a delivery
+// job for a user who is away would only find that out. Where there is no row nobody is
+// connected: a connect makes the row first. armed tells whether this batch turned the
+// lane: PostgreSQL before 18 cannot return the old row of an upsert. stream_connected
+// must be called once per row, for each call has a snapshot of its own.
 const appendSQL = `
 WITH counts AS (SELECT * FROM unnest($1::text[], $2::int[]) AS c(user_id, n)),
 up AS (
 	INSERT INTO streams AS s (user_id, head, armed, lane)
-	SELECT user_id, n, 1, 1 FROM counts
+	SELECT user_id, n, 1, 2 FROM counts
 	ON CONFLICT (user_id) DO UPDATE SET
 		head  = s.head + excluded.head,
 		armed = CASE WHEN s.lane = 0 THEN s.head + 1 ELSE s.armed END,
-		lane  = CASE WHEN s.lane = 0 THEN 1 ELSE s.lane END
+		lane  = CASE WHEN s.lane <> 0 THEN s.lane WHEN stream_connected(s.user_id) THEN 1 ELSE 2 END
 	RETURNING user_id, head, armed, lane),
 ev AS (
 	INSERT INTO events (user_id, seq, payload, publisher, created_at, expires_at, type, idempotency_key, traceparent)

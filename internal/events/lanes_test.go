@@ -85,8 +85,8 @@ func (r *replica) wantLane(t *testing.T, when, user string, lane events.Lane, jo
 func TestLaneFollowsDelivery(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	log.post(t, "al", "y")
 	log.wantLane(t, "after appends", "al", events.Owed, 1)
 
@@ -111,6 +111,60 @@ func TestLaneFollowsDelivery(t *testing.T) {
 	log.wantLane(t, "delivered", "al", events.Idle, 1) // River completes the job later
 }
 
+// What nobody waits for is owed by no job: 300,000 messages for users who never
+// existed made 300,000 jobs, and those of everybody else ran ten minutes late.
+func TestAppendForWhoIsAwayMakesNoJob(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	log.known(t, "before")
+	log.post(t, "before", "x")
+	log.wantLane(t, "no replica has told who is connected", "before", events.Owed, 1)
+
+	log.beat(t, "one")
+	if _, err := log.Append(t.Context(), []events.Message{message("new", "x"), message("new", "y")}); err != nil {
+		t.Fatal(err)
+	}
+	log.wantLane(t, "never connected", "new", events.Parked, 0)
+	log.attach(t, "s1", "al")
+	log.wantLane(t, "connected", "al", events.Idle, 0)
+	if _, err := log.Append(t.Context(), []events.Message{message("al", "x"), message("al", "y")}); err != nil {
+		t.Fatal(err)
+	}
+	log.wantLane(t, "appended for who is connected", "al", events.Owed, 1)
+	log.confirm(t, "al", 2)
+	log.exec(t, `UPDATE events SET created_at = created_at - interval '2 minutes'`)
+	log.settle(t, "al")
+	log.endJobs(t)
+	if err := log.Detach(t.Context(), "s1"); err != nil {
+		t.Fatal(err)
+	}
+	log.post(t, "al", "z")
+	log.wantLane(t, "appended for who has left", "al", events.Parked, 0)
+	log.attach(t, "s2", "al")
+	log.wantLane(t, "connected again", "al", events.Owed, 1)
+}
+
+// The counter-example: the append looks for sessions in the statement that takes the
+// lock. It waits for a connect that is about to commit, looks with the snapshot from
+// before, and parks the lane of a user who is online (I3).
+func TestAppendSeesTheConnectItWaitedFor(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	url := log.durable.Config().ConnString()
+	slow := startLogOn(t, url, patient(t, url))
+	log.beat(t, "one")
+	log.known(t, "al")
+	gate := log.shut(t, "sessions")
+	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
+	log.held(t, 1)
+	appended := appending(t, slow, "al")
+	log.waiting(t, 1)
+	gate.open()
+	get(t, "attach", attached)
+	get(t, "append", appended)
+	log.wantLane(t, "connected, one pending", "al", events.Owed, 1)
+}
+
 // The counter-example: nobody is connected and the job parks the lane; then the
 // ack of the last event arrives late; then the user connects. If connecting with
 // nothing pending leaves the lane parked, appends insert no job from then on: the
@@ -118,8 +172,8 @@ func TestLaneFollowsDelivery(t *testing.T) {
 func TestConnectWithNothingPendingEndsParking(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	log.settle(t, "al")
 	log.endJobs(t)
 	log.confirm(t, "al", 1)
@@ -137,8 +191,8 @@ func TestConnectWithNothingPendingEndsParking(t *testing.T) {
 func TestReconnectsLeaveOneDeliveryJob(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	for i := range 11 {
 		log.attach(t, fmt.Sprint("s", i), "al")
 	}
@@ -259,8 +313,8 @@ func TestLookDoesNotReadWhatWasDelivered(t *testing.T) {
 	conn := open(t, url, func(url string, _ int) (*pgxpool.Config, error) { return database.RelaxedConfig(url, 1) })
 	t.Cleanup(conn.Close)
 	log := startLogOn(t, url, func(c *events.Config) { c.Relaxed = conn })
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	log.attach(t, "s1", "al")
 	log.exec(t, `INSERT INTO events (user_id, seq, payload, publisher, expires_at)
 		SELECT 'al', i, '1', 'p', now() + interval '1 hour' FROM generate_series(2, 20001) i`)
@@ -299,8 +353,8 @@ func TestJobSeesTheConnectItWaitedFor(t *testing.T) {
 	log := startLog(t)
 	url := log.durable.Config().ConnString()
 	slow := startLogOn(t, url, patient(t, url))
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	gate := log.shut(t, "sessions")
 	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
 	log.held(t, 1)
@@ -321,8 +375,8 @@ func TestConnectWaitsForTheJobThatParks(t *testing.T) {
 	log := startLog(t)
 	url := log.durable.Config().ConnString()
 	slow := startLogOn(t, url, patient(t, url))
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	gate := log.shut(t, "streams")
 	settled := doing(func() (events.Debt, error) { return slow.Settle(t.Context(), "al") })
 	log.held(t, 1)
@@ -346,8 +400,8 @@ func TestConnectWaitsForTheJobThatParks(t *testing.T) {
 func TestDuplicateJobChangesNothing(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	log.settle(t, "al")
 	if d := log.settle(t, "al"); !d.Duplicate || d.Lane != events.Parked {
 		t.Errorf("second look at a parked lane: %+v", d)
@@ -403,8 +457,8 @@ func TestJobParksWhenOnlyDeadReplicasHaveSessions(t *testing.T) {
 func TestDetachedSessionLetsItsUserPark(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
+	log.post(t, "al", "x") // nobody knows yet who is connected: the lane is owed
 	log.beat(t, "one")
-	log.post(t, "al", "x")
 	log.attach(t, "s1", "al")
 	log.attach(t, "s2", "al")
 	if err := log.Detach(t.Context(), "s1", "unknown"); err != nil {

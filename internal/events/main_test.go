@@ -90,9 +90,17 @@ func message(user, text string) events.Message {
 	return events.Message{UserID: user, Payload: payload, Publisher: "test", TTL: time.Hour}
 }
 
-// post appends one message and returns its seq.
+// known makes streams, as their users' first connects do. An append to a stream that
+// there is not parks its lane.
+func (r *replica) known(t *testing.T, users ...string) {
+	t.Helper()
+	r.exec(t, `INSERT INTO streams (user_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING`, users)
+}
+
+// post appends one message to a stream that there is, and returns its seq.
 func (r *replica) post(t *testing.T, user, text string) int64 {
 	t.Helper()
+	r.known(t, user)
 	receipts, err := r.Append(t.Context(), []events.Message{message(user, text)})
 	if err != nil {
 		t.Fatalf("append: %v", err)

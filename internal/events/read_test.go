@@ -13,6 +13,7 @@ import (
 // fill appends n messages with payloads of a size, in as few commits as it takes.
 func (r *replica) fill(t *testing.T, user string, n, size int) {
 	t.Helper()
+	r.known(t, user)
 	var msgs []events.Message
 	for range n {
 		msgs = append(msgs, message(user, strings.Repeat("x", size-2)))

@@ -44,7 +44,6 @@ func TestNobodyIsToldOfUsersWhoAreAway(t *testing.T) {
 	t.Parallel()
 	var told told
 	log := startLog(t, func(cfg *events.Config) { cfg.OnCommit = told.onCommit })
-	log.beat(t, "one")
 	wants := func(when string, heads []events.Head, entries ...string) {
 		t.Helper()
 		gotHeads, gotEntries, _ := told.take()
@@ -54,8 +53,10 @@ func TestNobodyIsToldOfUsersWhoAreAway(t *testing.T) {
 	}
 	log.post(t, "al", "1")
 	wants("nobody knows yet whether he is connected", []events.Head{{UserID: "al", Seq: 1}}, `al 1 "1"`)
+	log.beat(t, "one")
 	log.settle(t, "al")
 	log.wantLane(t, "nobody is connected", "al", events.Parked, 1)
+	log.attach(t, "of bea", "bea")
 
 	keyed := message("al", "3")
 	keyed.Key = "k"
@@ -83,6 +84,7 @@ func TestWhatOthersTellIsNotRead(t *testing.T) {
 	elsewhere := startLogOn(t, url, func(cfg *events.Config) { cfg.OnCommit = told.onCommit })
 	here, metrics := measured(t, url)
 	here.Watch("al")
+	here.known(t, "al", "bea")
 	var want []events.Event
 	hear := func() {
 		_, _, entries := told.take()
