@@ -257,7 +257,7 @@ func (e *environment) startGateway(ctx context.Context, o *options, name, dir, b
 		return err
 	}
 	args := append([]string{"-listen", addr, "-admin-listen", admin, "-oidc-issuer", e.issuer, "-oidc-audience", audience, "-token-keyring", keyring}, strings.Fields(o.flags)...)
-	c, err := startChild(dir, name, append(o.environ(), "DATABASE_URL="+e.database), binary, args...)
+	c, err := startChild(dir, name, append(o.environ(), "DATABASE_URL="+e.database, "RESTANTE_TOKENS_PER_USER=0", "RESTANTE_CONNECTS_PER_USER=0"), binary, args...)
 	if err != nil {
 		return err
 	}

@@ -63,6 +63,8 @@ type config struct {
 	publisherBytes int64
 	sessionMaxAge  time.Duration
 	sessionsMax    int
+	userTokens     int
+	userConnects   int
 	windowMessages int
 	windowBytes    int
 	unwrittenBytes int
@@ -151,6 +153,8 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.DurationVar(&c.ackTimeout, "ack-timeout", 30*time.Second, "how long a client may acknowledge nothing of what it was sent, and read nothing of what it is being sent")
 	fs.DurationVar(&c.ping, "ping", 30*time.Second, "how long a connection may be silent before it is pinged")
 	fs.DurationVar(&c.sessionMaxAge, "session-max-age", time.Hour, "when a connection is asked to reconnect, give or take a tenth")
+	fs.IntVar(&c.userTokens, "tokens-per-user", 5, "tokens a second for one user on this replica, and ten times as many at once; 0: no limit")
+	fs.IntVar(&c.userConnects, "connects-per-user", 5, "connects a second of one user on this replica, and ten times as many at once; 0: no limit")
 	fs.IntVar(&c.sessionsMax, "sessions-per-user", 32, "connections of one user on this replica")
 	fs.IntVar(&c.windowMessages, "window-messages", 1024, "unacknowledged messages per connection")
 	fs.IntVar(&c.windowBytes, "window-bytes", 1<<20, "unacknowledged bytes per connection")
@@ -286,7 +290,7 @@ func (c *config) validate() error {
 		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
 		{"max-connections", c.maxConnections, 0},
 		{"max-message-depth", c.maxMessageDepth, 1},
-		{"sessions-per-user", c.sessionsMax, 1}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
+		{"sessions-per-user", c.sessionsMax, 1}, {"tokens-per-user", c.userTokens, 0}, {"connects-per-user", c.userConnects, 0}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
 		{"unwritten-bytes", c.unwrittenBytes, 1 << 20},
 	} {
 		need(n.value >= n.least, "-%s is %d; the least is %d", n.name, n.value, n.least)

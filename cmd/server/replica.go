@@ -241,6 +241,7 @@ func (r *replica) wire() error {
 	})
 	r.api = api.New(api.Config{
 		MaxMessageBytes: cfg.maxMessageBytes, MaxMessageDepth: cfg.maxMessageDepth, MaxTTL: cfg.maxTTL, Origins: cfg.origins,
+		UserTokens: cfg.userTokens, UserConnects: cfg.userConnects,
 		PublisherRate: cfg.publisherRate, PublisherBytes: cfg.publisherBytes,
 	}, api.Deps{
 		Log: r.log, Tokens: single,

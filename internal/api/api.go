@@ -88,6 +88,9 @@ type Config struct {
 	// PublisherRate and PublisherBytes are how many messages, and bytes of messages,
 	// a credential without rates of its own may post a second. Default no limit.
 	PublisherRate, PublisherBytes int64
+	// UserTokens and UserConnects are how many tokens a user gets, and connections it
+	// opens, a second on this replica. Default no limit.
+	UserTokens, UserConnects int
 	// BodyTimeout is how long the body of a request may take. Default 10 s.
 	BodyTimeout time.Duration
 	// Origins are those whose pages may ask for tokens and read status. Default none.
@@ -126,6 +129,8 @@ type API struct {
 	shapes    shapes
 	buffers   buffers
 	readers   readers
+	issues    *userRate
+	connects  *userRate
 	rates     *rates
 	bodies    *shares // of the memory for bodies, in bytes
 	decoders  *shares // of the processors for long bodies
@@ -166,6 +171,8 @@ func New(cfg Config, deps Deps) *API {
 		metrics:   newMetrics(deps.Metrics),
 		cors:      cors{cfg.Origins},
 		shapes:    newShapes(),
+		issues:    newUserRate(cfg.UserTokens, "tokens a second"),
+		connects:  newUserRate(cfg.UserConnects, "connects a second"),
 		rates:     newRates(cfg.PublisherRate, cfg.PublisherBytes),
 		bodies:    newShares(bodyMemory, 3),
 		decoders:  newShares(max(1, int64(runtime.GOMAXPROCS(0))-1), 0),

@@ -42,6 +42,10 @@ func (a *API) connect(x *exchange, r *http.Request) *problem {
 		a.metrics.refused.WithLabelValues(reason).Inc()
 		return p
 	}
+	if p := a.connects.check(claims.UserID, "The token is used up: get a new one and connect after the time in Retry-After."); p != nil {
+		a.metrics.refused.WithLabelValues(p.name).Inc()
+		return p
+	}
 	if err := a.connector.Serve(x, r, claims.UserID); err != nil {
 		p := connectFailed(r, err)
 		a.metrics.refused.WithLabelValues(p.name).Inc()

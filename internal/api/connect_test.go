@@ -196,3 +196,39 @@ func TestConnectTellsWhy(t *testing.T) {
 		t.Errorf("not counted by its reason: %v", got)
 	}
 }
+
+// One user's connects and tokens are bounded, and nobody else's with them.
+func TestUsersAreLimited(t *testing.T) {
+	t.Parallel()
+	g := start(t, api.Config{UserTokens: 1, UserConnects: 1})
+	for i := range 11 {
+		r := g.do(t, "POST", "/v1/tokens", "", "Authorization", "Bearer id-token-of-ann")
+		if i < 10 {
+			if r.StatusCode != 200 {
+				t.Fatalf("token %d: %d %s", i, r.StatusCode, r.body)
+			}
+			continue
+		}
+		if d := r.problem(t, 429, "rate-limited"); d.Limit != 1 || r.Header.Get("Retry-After") != "1" {
+			t.Errorf("%+v, Retry-After %q", d, r.Header.Get("Retry-After"))
+		}
+	}
+	for i := range 11 {
+		_, answer := dial(t, g, handshake("/v1/connect?token=token-for-ann", upgrade))
+		r := read(t, answer)
+		if i < 10 {
+			if r.StatusCode != 101 {
+				t.Fatalf("connect %d: %d", i, r.StatusCode)
+			}
+			continue
+		}
+		r.problem(t, 429, "rate-limited")
+	}
+	_, answer := dial(t, g, handshake("/v1/connect?token=token-for-bob", upgrade))
+	if r := read(t, answer); r.StatusCode != 101 {
+		t.Errorf("bob: %d", r.StatusCode)
+	}
+	if n := g.counter(t, "restante_connect_refused_total", "reason", "rate-limited"); n != 1 {
+		t.Errorf("%v refusals are counted", n)
+	}
+}

@@ -22,6 +22,9 @@ func (a *API) issueToken(x *exchange, r *http.Request, bare bool) *problem {
 	if p != nil {
 		return p
 	}
+	if p := a.issues.check(user.ID, "Ask again after the time in Retry-After."); p != nil {
+		return p
+	}
 	token, expires, err := a.tokens.Issue(r.Context(), user.ID, user.Username)
 	if err != nil {
 		return tokenProblem(r, err)
