@@ -26,6 +26,7 @@ const (
 // stays, and goes with the next batch.
 type acker struct {
 	pool    *pgxpool.Pool
+	history *History
 	metrics *metrics
 
 	mu      sync.Mutex // guards pending and late; no user is in both
@@ -35,9 +36,9 @@ type acker struct {
 	skipped chan struct{} // has room for one: something is late
 }
 
-func newAcker(pool *pgxpool.Pool, m *metrics) *acker {
+func newAcker(cfg Config, m *metrics) *acker {
 	return &acker{
-		pool: pool, metrics: m, pending: map[string]int64{}, late: map[string]*lateAck{},
+		pool: cfg.Relaxed, history: cfg.History, metrics: m, pending: map[string]int64{}, late: map[string]*lateAck{},
 		wake: make(chan struct{}, 1), skipped: make(chan struct{}, 1),
 	}
 }
@@ -149,13 +150,12 @@ func (a *acker) restore(unwritten map[string]int64) {
 }
 
 // ackSQL leaves out the streams that are locked at the moment. It waits for nobody,
-// so the order in which it locks does not matter. Positions beyond the head can only
-// come from another epoch.
+// so the order in which it locks does not matter.
 const ackSQL = `
 WITH l AS MATERIALIZED (
 	SELECT s.user_id, a.seq FROM unnest($1::text[], $2::bigint[]) AS a(user_id, seq)
 	JOIN streams s ON s.user_id = a.user_id
-	WHERE s.acked < a.seq OR s.confirmed < a.seq
+	WHERE (s.acked < a.seq OR s.confirmed < a.seq) AND ` + guardSQL + `$3` + guardEndSQL + `
 	FOR NO KEY UPDATE OF s SKIP LOCKED)
 UPDATE streams s SET acked = greatest(s.acked, least(l.seq, s.head)),
 	confirmed = CASE WHEN l.seq < s.acked THEN greatest(s.confirmed, l.seq) END
@@ -176,7 +176,8 @@ func (a *acker) write(ctx context.Context, users []string, seqs []int64) (locked
 			a.metrics.ackErrors.Inc()
 		}
 	}(time.Now())
-	written, err := a.pool.Exec(ctx, ackSQL, users, seqs)
+	written, err := a.pool.Exec(ctx, ackSQL, users, seqs, a.history.guard())
+	a.history.meets(err)
 	if err != nil {
 		return nil, err
 	}

@@ -293,6 +293,7 @@ func newEvent(m *Message, rc *Receipt) Event {
 }
 
 func (a *appender) failed(batch []*appendRequest, err error) {
+	a.history.meets(err)
 	reason := "unavailable"
 	switch {
 	case badData(err):

@@ -174,7 +174,7 @@ func readLocked(results pgx.BatchResults) (map[string]bool, error) {
 func (s *appendStore) appendAndCommit(ctx context.Context, conn *pgx.Conn, fresh *appendRows) (acceptedAt time.Time, err error) {
 	b := &pgx.Batch{}
 	if len(fresh.rows) > 0 {
-		b.Queue(appendSQL, fresh.args(s.deliverDelay)...)
+		b.Queue(appendSQL, fresh.args(s)...)
 	}
 	b.Queue("COMMIT")
 	results := conn.SendBatch(ctx, b)

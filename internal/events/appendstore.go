@@ -17,6 +17,7 @@ import (
 type appendStore struct {
 	pool         *pgxpool.Pool
 	deliverDelay time.Duration
+	history      *History
 }
 
 // appendSQL numbers and inserts a batch, and inserts the delivery jobs of the
@@ -34,7 +35,8 @@ type appendStore struct {
 // lane: PostgreSQL before 18 cannot return the old row of an upsert. stream_connected
 // must be called once per row, for each call has a snapshot of its own.
 const appendSQL = `
-WITH counts AS (SELECT * FROM unnest($1::text[], $2::int[]) AS c(user_id, n)),
+WITH counts AS (SELECT * FROM unnest($1::text[], $2::int[]) AS c(user_id, n)
+	WHERE ` + guardSQL + `$12` + guardEndSQL + `),
 up AS (
 	INSERT INTO streams AS s (user_id, head, armed, lane)
 	SELECT user_id, n, 1, 2 FROM counts
@@ -83,7 +85,7 @@ func (s *appendStore) write(ctx context.Context, batch []*appendRequest) ([]Head
 		r.receipts = make([]Receipt, len(r.msgs))
 	}
 	rows := newAppendRows(batch)
-	answer, err := conn.Query(ctx, appendSQL, rows.args(s.deliverDelay)...)
+	answer, err := conn.Query(ctx, appendSQL, rows.args(s)...)
 	if err != nil {
 		return nil, appendError(err)
 	}
@@ -184,7 +186,7 @@ func (a *appendRows) read(rows pgx.Rows) (acceptedAt time.Time, err error) {
 
 // args builds appendSQL's arguments. Columns that no message of the batch uses
 // are sent as empty arrays.
-func (a *appendRows) args(deliverDelay time.Duration) []any {
+func (a *appendRows) args(s *appendStore) []any {
 	users, counts := make([]string, len(a.heads)), make([]int32, len(a.heads))
 	for i, h := range a.heads {
 		users[i], counts[i] = h.UserID, int32(h.Seq)
@@ -217,7 +219,7 @@ func (a *appendRows) args(deliverDelay time.Duration) []any {
 		set(&trace, i, &m.Traceparent)
 		row.receipt.Seq = -int64(back[i]) // the head is added when it is known
 	}
-	return []any{users, counts, owners, back, payloads, publishers, ttls, orEmpty(types), orEmpty(keys), orEmpty(trace), deliverDelay}
+	return []any{users, counts, owners, back, payloads, publishers, ttls, orEmpty(types), orEmpty(keys), orEmpty(trace), s.deliverDelay, s.history.guard()}
 }
 
 func orEmpty(column []*string) []*string {

@@ -42,6 +42,7 @@ const (
 	sessionsSQL = `
 INSERT INTO sessions (session_id, user_id, replica_id, transport, connected_at)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+WHERE ` + guardSQL + `$6` + guardEndSQL + `
 ON CONFLICT (session_id) DO NOTHING`
 
 	// attachSQL runs under the locks of lockSQL. It sets each lane to what it has
@@ -87,7 +88,7 @@ func (l *Log) Attach(ctx context.Context, sessions ...Session) (map[string]Posit
 		// One pipeline is one transaction and one round trip; its statements still
 		// have a snapshot each, so attachSQL sees what lockSQL has waited for.
 		b := &pgx.Batch{}
-		b.Queue(sessionsSQL, ids, owners, replicas, transports, since)
+		b.Queue(sessionsSQL, ids, owners, replicas, transports, since, l.cfg.History.guard())
 		b.Queue(lockSQL, users)
 		b.Queue(attachSQL, users, l.cfg.DeliverDelay)
 		results := l.cfg.Relaxed.SendBatch(ctx, b)
@@ -110,6 +111,7 @@ func (l *Log) Attach(ctx context.Context, sessions ...Session) (map[string]Posit
 		}
 		return results.Close()
 	})
+	l.cfg.History.meets(err)
 	return positions, unavailable("attach session", err)
 }
 

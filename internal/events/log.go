@@ -80,8 +80,8 @@ func New(cfg Config) *Log {
 	l.appends = newAppender(cfg, &l.metrics, l.tail, small, l.aside)
 	l.largeAppends = newAppender(cfg, &l.metrics, l.tail, large, l.aside)
 	l.aside.log = l.appends
-	l.reads = newReader(cfg.Durable, &l.metrics)
-	l.acks = newAcker(cfg.Relaxed, &l.metrics)
+	l.reads = newReader(cfg, &l.metrics)
+	l.acks = newAcker(cfg, &l.metrics)
 	return l
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -46,6 +47,15 @@ func benchLog(b *testing.B) *events.Log {
 		b.Fatal(err)
 	}
 	cfg.Upkeep = cfg.Relaxed
+	conn, err := cfg.Durable.Acquire(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	cfg.History, err = events.OpenHistory(b.Context(), conn.Conn(), slog.New(slog.DiscardHandler))
+	conn.Release()
+	if err != nil {
+		b.Fatal(err)
+	}
 	log := events.New(cfg)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)

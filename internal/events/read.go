@@ -27,6 +27,7 @@ const (
 // replica usually concerns many users at once.
 type reader struct {
 	pool    *pgxpool.Pool
+	history *History
 	metrics *metrics
 	queue   chan *readRequest
 	ended   chan struct{} // closed when the loops stop: what is queued is not read any more
@@ -44,10 +45,10 @@ type readRequest struct {
 	done  chan struct{}
 }
 
-func newReader(pool *pgxpool.Pool, m *metrics) *reader {
+func newReader(cfg Config, m *metrics) *reader {
 	ended := make(chan struct{})
 	return &reader{
-		pool: pool, metrics: m, queue: make(chan *readRequest, readQueue),
+		pool: cfg.Durable, history: cfg.History, metrics: m, queue: make(chan *readRequest, readQueue),
 		ended: ended, end: sync.OnceFunc(func() { close(ended) }),
 	}
 }
@@ -136,6 +137,7 @@ func (r *reader) serve(group []*readRequest) {
 	defer cancel()
 	start := time.Now()
 	err := r.read(ctx, group)
+	r.history.meets(err)
 	r.metrics.readSeconds.Observe(time.Since(start).Seconds())
 	for _, req := range group {
 		if err != nil {
@@ -172,6 +174,7 @@ LEFT JOIN LATERAL (
 		WHERE user_id = q.user_id AND seq > p.start AND seq <= p.start + $5::bigint AND expires_at > now()
 		ORDER BY seq LIMIT $3) page
 	WHERE bytes_before < $4) e ON true
+WHERE ` + guardSQL + `$6` + guardEndSQL + `
 ORDER BY q.i, e.seq`
 
 func (r *reader) read(ctx context.Context, group []*readRequest) error {
@@ -180,7 +183,7 @@ func (r *reader) read(ctx context.Context, group []*readRequest) error {
 		users[i], after[i] = req.user, req.after
 		req.page.Through, req.start = req.after, req.after
 	}
-	rows, err := r.pool.Query(ctx, readSQL, users, after, maxPageEvents, maxPageBytes, maxPageSeqs)
+	rows, err := r.pool.Query(ctx, readSQL, users, after, maxPageEvents, maxPageBytes, maxPageSeqs, r.history.guard())
 	if err != nil {
 		return err
 	}
