@@ -146,7 +146,7 @@ func (a *acker) writeAlone(ctx context.Context, l userAck) error {
 	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(aloneSQL)
-	b.Queue(`UPDATE streams SET acked = least($2, head) WHERE user_id = $1 AND acked < $2`, l.user, l.seq)
+	b.Queue(`UPDATE streams SET acked = least($2, head) WHERE user_id = $1 AND acked < $2 AND `+guardSQL+`$3`+guardEndSQL, l.user, l.seq, a.history.guard())
 	results := a.pool.SendBatch(ctx, b)
 	defer results.Close()
 	if err := execAll(results, 1); err != nil {
@@ -160,6 +160,7 @@ func (a *acker) writeAlone(ctx context.Context, l userAck) error {
 		a.metrics.acked.Add(float64(written.RowsAffected()))
 		return nil
 	}
+	a.history.meets(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.late[l.user].waits++
