@@ -133,6 +133,7 @@ type API struct {
 	connects  *userRate
 	rates     *rates
 	bodies    *shares // of the memory for bodies, in bytes
+	looks     *shares // of the connections that look up statuses
 	decoders  *shares // of the processors for long bodies
 	denied    quiet   // 401, 403 and refused connections
 	failed    quiet   // 5xx
@@ -175,6 +176,7 @@ func New(cfg Config, deps Deps) *API {
 		connects:  newUserRate(cfg.UserConnects, "connects a second"),
 		rates:     newRates(cfg.PublisherRate, cfg.PublisherBytes),
 		bodies:    newShares(bodyMemory, 3),
+		looks:     newShares(looksAtOnce, 3),
 		decoders:  newShares(max(1, int64(runtime.GOMAXPROCS(0))-1), 0),
 		denied:    newQuiet(),
 		failed:    newQuiet(),

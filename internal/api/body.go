@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"io"
 	"mime"
@@ -83,10 +82,8 @@ func (a *API) announced(x *exchange, r *http.Request) *problem {
 	if r.ContentLength <= longBody {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.BodyTimeout)
-	defer cancel()
 	bytes := capacityFor(r.ContentLength) - firstBuffer
-	if err := a.bodies.take(ctx, x.credential, bytes); err != nil {
+	if err := a.bodies.take(r.Context(), x.credential, bytes, a.cfg.BodyTimeout); err != nil {
 		return tooManyBodies()
 	}
 	x.reserved = bytes
@@ -128,9 +125,7 @@ func (a *API) decoding(x *exchange, r *http.Request, body []byte) (done func(), 
 	if len(body) <= quickBody {
 		return func() {}, nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.cfg.BodyTimeout)
-	defer cancel()
-	if err := a.decoders.take(ctx, x.credential, 1); err != nil {
+	if err := a.decoders.take(r.Context(), x.credential, 1, a.cfg.BodyTimeout); err != nil {
 		return nil, tooManyBodies()
 	}
 	return func() { a.decoders.put(x.credential, 1) }, nil

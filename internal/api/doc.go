@@ -47,8 +47,8 @@
 //
 // # Publishers
 //
-// Each credential (API key, OIDC client) has its share of the memory for bodies and of
-// the processors that decode long ones (shares), and a rate of messages and bytes
+// Each credential (API key, OIDC client) has its share of the memory for bodies, of the
+// processors that decode long ones and of the look-ups of statuses (shares), and a rate of messages and bytes
 // (rates). Both are of this replica alone. They are checked before a body is read, so
 // that what is refused costs little, and rates again when it is known how much it is.
 //

@@ -90,7 +90,7 @@ func TestMetrics(t *testing.T) {
 		names = append(names, f.GetName())
 	}
 	// Dashboards and alerts are written against these names.
-	want := []string{"restante_http_in_flight", "restante_http_request_seconds", "restante_http_requests_total"}
+	want := []string{"restante_http_in_flight", "restante_http_request_seconds", "restante_http_requests_total", "restante_publisher_rate_limited_total"}
 	if !slices.Equal(names, want) {
 		t.Errorf("metrics %v, want %v", names, want)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 )
 
 // shares divides something that there is so much of (memory, processors) among
@@ -19,6 +20,7 @@ type shares struct {
 	mu      sync.Mutex // guards all below
 	free    int64
 	claims  int               // requests that wait
+	claimed int64             // requests that have ever waited
 	served  int64             // grants, to tell the order of the last ones
 	holders map[string]*share // by publisher; only those that hold something or wait
 }
@@ -32,6 +34,7 @@ type share struct {
 // claim is a request that waits for its publisher's share.
 type claim struct {
 	n       int64
+	number  int64 // of all claims, in the order of their arrival
 	granted chan struct{}
 }
 
@@ -52,9 +55,9 @@ func (s *shares) try(publisher string, n int64) bool {
 	return false
 }
 
-// take takes n for a publisher, and waits for its turn. The error is ctx's. What
-// waits should not hold any of it, or all might wait for each other.
-func (s *shares) take(ctx context.Context, publisher string, n int64) error {
+// take takes n for a publisher, and waits for its turn, as long as patience. The error
+// is ctx's. What waits should not hold any of it, or all might wait for each other.
+func (s *shares) take(ctx context.Context, publisher string, n int64, patience time.Duration) error {
 	s.mu.Lock()
 	h := s.holder(publisher)
 	if len(h.waiting) == 0 && s.may(h, n) {
@@ -62,10 +65,13 @@ func (s *shares) take(ctx context.Context, publisher string, n int64) error {
 		s.mu.Unlock()
 		return nil
 	}
-	c := &claim{n: n, granted: make(chan struct{})}
+	s.claimed++
+	c := &claim{n: n, number: s.claimed, granted: make(chan struct{})}
 	h.waiting = append(h.waiting, c)
 	s.claims++
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	select {
 	case <-c.granted:
 		return nil
@@ -129,7 +135,7 @@ func (s *shares) next() {
 }
 
 func before(a, b *share) bool {
-	return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(a.served, b.served)) < 0
+	return cmp.Or(cmp.Compare(a.held, b.held), cmp.Compare(a.served, b.served), cmp.Compare(a.waiting[0].number, b.waiting[0].number)) < 0
 }
 
 func (s *shares) holder(publisher string) *share {

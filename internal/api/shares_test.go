@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestSharesLeaveSomethingForOthers(t *testing.T) {
@@ -50,7 +51,7 @@ func TestSharesServeTheOneThatHoldsTheLeast(t *testing.T) {
 		var order []string
 		ask := func(publisher string) {
 			go func() {
-				if err := s.take(t.Context(), publisher, 1); err != nil {
+				if err := s.take(t.Context(), publisher, 1, time.Hour); err != nil {
 					t.Error(err)
 					return
 				}
@@ -85,13 +86,13 @@ func TestSharesForgetTheOneThatGivesUp(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := s.take(ctx, "a", 8); err != context.Canceled {
+			if err := s.take(ctx, "a", 8, time.Hour); err != context.Canceled {
 				t.Errorf("take: %v", err)
 			}
 		})
 		synctest.Wait()
 		wg.Go(func() {
-			if err := s.take(t.Context(), "a", 3); err != nil {
+			if err := s.take(t.Context(), "a", 3, time.Hour); err != nil {
 				t.Errorf("take: %v", err)
 			}
 		})

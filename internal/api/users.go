@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"restante/internal/events"
 	"restante/internal/publishers"
@@ -18,7 +19,12 @@ func (a *API) getMessage(x *exchange, r *http.Request) *problem {
 	if err != nil || seq < 1 {
 		return &problem{kind: invalidRequest, field: "seq", detail: "A message is named by its seq, a whole number from 1."}
 	}
+	done, p := a.looking(x, r)
+	if p != nil {
+		return p
+	}
 	status, err := a.log.Status(r.Context(), userID, seq)
+	done()
 	if err != nil {
 		return readFailed(r, err, unknownMessage)
 	}
@@ -48,7 +54,12 @@ func (a *API) getUser(x *exchange, r *http.Request) *problem {
 	if p != nil {
 		return p
 	}
+	done, p := a.looking(x, r)
+	if p != nil {
+		return p
+	}
 	stream, err := a.log.Stream(r.Context(), userID)
+	done()
 	if err != nil {
 		return readFailed(r, err, unknownUser)
 	}
@@ -104,3 +115,19 @@ func readFailed(r *http.Request, err error, missing *kind) *problem {
 	}
 	return logProblem(err, missing)
 }
+
+// looksAtOnce is how many requests for a status look into Postgres at the same time:
+// half of the default pool, for tokens and connects need it too.
+const looksAtOnce = 4
+
+// looking waits for a publisher's turn to look something up, and returns what to call
+// after it.
+func (a *API) looking(x *exchange, r *http.Request) (done func(), _ *problem) {
+	if err := a.looks.take(r.Context(), x.credential, 1, lookPatience); err != nil {
+		return nil, &problem{kind: overloaded, cause: err,
+			detail: "More is asked for than can be looked up. Repeat the request after the time in Retry-After."}
+	}
+	return func() { a.looks.put(x.credential, 1) }, nil
+}
+
+const lookPatience = 10 * time.Second

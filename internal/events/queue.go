@@ -71,7 +71,7 @@ type line struct {
 }
 
 func newQueue(quantum, bound, shared int) *queue {
-	return &queue{quantum: quantum, bound: bound, shared: shared, ready: make(chan struct{}, 1), lines: map[string]*line{}}
+	return &queue{quantum: quantum, bound: bound, shared: shared, alone: aloneAfter, ready: make(chan struct{}, 1), lines: map[string]*line{}}
 }
 
 func (r *appendRequest) room() int { return r.bytes + requestRoom }
@@ -210,7 +210,11 @@ func (q *queue) gather(batch []*appendRequest) []*appendRequest {
 func (q *queue) gathered(batch []*appendRequest) []*appendRequest {
 	q.alone++
 	for _, r := range batch {
-		if p := r.publisher(); p != q.last {
+		switch p := r.publisher(); {
+		case p == q.last:
+		case q.last == "": // the first of all
+			q.last = p
+		default:
 			q.last, q.alone = p, 0
 		}
 	}
