@@ -10,6 +10,7 @@ const (
 	CodeTooBig      = 1009 // the client sent too large a frame
 	CodeRestart     = 1012 // the replica is being replaced, or the session is old: connect again
 	CodeNoAck       = 4408 // the client did not confirm in time
+	CodeSlowDown    = 4429 // the client sends too many frames
 	codeUnreachable = 1006 // never sent: the connection is gone
 )
 
@@ -27,9 +28,12 @@ var (
 	Unreachable = Closing{Code: codeUnreachable, Reason: "connection lost", Label: "lost"}
 	Stalled     = Closing{Code: CodeNoAck, Reason: "the client has stopped reading", Label: "stalled"}
 	NoRoom      = Closing{Code: CodeNoAck, Reason: "the client does not read, and its memory is needed", Label: "no_room"}
-	noAck       = Closing{Code: CodeNoAck, Reason: "messages were not acknowledged in time", Label: "no_ack"}
-	tooOld      = Closing{Code: CodeRestart, Reason: "maximum session age reached, connect again", Label: "max_age"}
-	draining    = Closing{Code: CodeRestart, Reason: "replica is stopping, connect again", Label: "drain"}
+	// TooManyFrames is for a client that floods: it comes back when it has calmed down.
+	TooManyFrames = Closing{Code: CodeSlowDown, Reason: "too many frames that confirm nothing", ReconnectAfter: 10 * time.Second, Label: "flood"}
+
+	noAck    = Closing{Code: CodeNoAck, Reason: "messages were not acknowledged in time", Label: "no_ack"}
+	tooOld   = Closing{Code: CodeRestart, Reason: "maximum session age reached, connect again", Label: "max_age"}
+	draining = Closing{Code: CodeRestart, Reason: "replica is stopping, connect again", Label: "drain"}
 
 	historyChanged = Closing{Code: CodeRestart, Reason: "the log's history changed, connect again", Label: "history"}
 )

@@ -208,7 +208,7 @@ func connections() []panel {
 		},
 		{
 			title: "Why connections ended", unit: "ops", stack: true,
-			about:   "client: it left. lost: it did not answer any more. max_age and drain: we asked it to come back. no_ack: it did not acknowledge in time. stalled: it stopped reading. no_room: it did not read, and its memory was needed. violation: it sent what it must not.",
+			about:   "client: it left. lost: it did not answer any more. max_age and drain: we asked it to come back. no_ack: it did not acknowledge in time. stalled: it stopped reading. no_room: it did not read, and its memory was needed. violation: it sent what it must not. flood: it sent too much.",
 			queries: []query{{`sum by (reason) (rate(restante_sessions_closed_total{instance=~"$replica"}[$__rate_interval]))`, "{{reason}}"}},
 		},
 		{

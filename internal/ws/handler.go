@@ -119,6 +119,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, userID string) e
 		Subprotocols:       protocols,
 		InsecureSkipVerify: true, // the origin was checked above
 		CompressionMode:    websocket.CompressionDisabled,
+		OnPingReceived:     t.ping,
 		OnPongReceived:     t.pong,
 	})
 	if err != nil {

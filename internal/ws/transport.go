@@ -26,6 +26,7 @@ type transport struct {
 	v1      bool
 	epoch   string // that the client knows; "" if it says none
 	pace    pace   // plain mode
+	flood   flood
 }
 
 // run greets, starts delivery and reads until the connection ends.
@@ -50,6 +51,9 @@ func (t *transport) read() hub.Closing {
 		if err != nil {
 			return closingOf(err)
 		}
+		if t.flood.take(time.Now()) {
+			return hub.TooManyFrames
+		}
 		if !t.v1 {
 			if _, err := io.Copy(io.Discard, r); err != nil {
 				return closingOf(err)
@@ -70,6 +74,7 @@ func (t *transport) read() hub.Closing {
 		if err := t.session.Ack(seq); err != nil {
 			return hub.Violation(hub.CodePolicy, fmt.Sprintf("seq %d: %v", seq, err))
 		}
+		t.flood.ack(seq)
 	}
 }
 
@@ -89,10 +94,15 @@ func (t *transport) readAck(r io.Reader) (int64, error) {
 // pong is called by the reader. In plain mode the payload is the seq that the
 // ping asked about; a pong that confirms nothing is a sign of life.
 func (t *transport) pong(_ context.Context, payload []byte) {
+	if t.flood.take(time.Now()) {
+		t.session.End(hub.TooManyFrames)
+		return
+	}
 	if !t.v1 && len(payload) == 8 {
 		seq := int64(binary.BigEndian.Uint64(payload))
 		if t.session.Ack(seq) == nil {
 			t.pace.confirmed(seq, time.Now())
+			t.flood.ack(seq)
 			return
 		}
 	}
