@@ -65,6 +65,7 @@ type Entry struct {
 type Page struct {
 	Events  []Event
 	Through int64 // every seq up to here has been looked at; never less than the position asked for
+	Head    int64 // of the stream, if the page was read from the log; there is more if Through is less
 }
 
 // State of one message, as its publisher asks for it.

@@ -39,8 +39,7 @@ type readRequest struct {
 	after int64
 	page  Page
 	start int64 // where the page was looked for: after, or acked if all between has expired
-	head  int64
-	holes bool // the page leaves out pending events
+	holes bool  // the page leaves out pending events
 	err   error
 	done  chan struct{}
 }
@@ -94,8 +93,8 @@ func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (
 func (l *Log) settlePage(ctx context.Context, r *readRequest) (Page, error) {
 	switch {
 	case r.err != nil:
-	case len(r.page.Events) == 0 && r.page.Through < r.head:
-		if r.page.Through, r.err = l.stepOver(ctx, r.user, r.start, r.head); r.err == nil && r.page.Through <= r.start {
+	case len(r.page.Events) == 0 && r.page.Through < r.page.Head:
+		if r.page.Through, r.err = l.stepOver(ctx, r.user, r.start, r.page.Head); r.err == nil && r.page.Through <= r.start {
 			r.err = ErrUnavailable // Postgres's clock was set back: read again
 		}
 	case r.holes:
@@ -206,7 +205,7 @@ func (r *reader) read(ctx context.Context, group []*readRequest) error {
 		}
 		req := group[i-1]
 		page := &req.page
-		req.start, req.head = start, head
+		req.start, page.Head = start, head
 		page.Through = max(req.after, min(head, start+maxPageSeqs))
 		from[i-1] = max(from[i-1], acked)
 		if seq != nil {

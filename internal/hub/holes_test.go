@@ -138,3 +138,25 @@ func TestBrokenConnectionsDoNotStrandAReader(t *testing.T) {
 		}
 	}
 }
+
+// The counter-example: a sweep finds a session far behind, and says only that it
+// should look. One page is not all there is.
+func TestLookGoesOnToTheHead(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	r := coretest.Start(t, coretest.Options{URL: db.URL, NoJobs: true, DropCommitWake: never, DropNotify: never, Sweep: 5 * time.Second})
+	c := coretest.Connect(t, r, "al", coretest.ClientConfig{})
+	for range 1500 / 100 {
+		var msgs []events.Message
+		for range 100 {
+			msgs = append(msgs, events.Message{UserID: "al", Payload: []byte(`"x"`), Publisher: "test", TTL: time.Hour})
+		}
+		if _, err := r.Log.Append(t.Context(), msgs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.Hub.Resync(t.Context())
+	if !c.Reaches(1500, 4*time.Second) {
+		t.Errorf("reached %d of 1500 after one look", c.Position())
+	}
+}

@@ -288,7 +288,7 @@ func (s *Session) take(page events.Page, known int64) bool {
 		}
 		return false
 	}
-	s.known = max(s.known, page.Through)
+	s.known = max(s.known, page.Through, page.Head)
 	return true
 }
 
