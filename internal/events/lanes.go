@@ -3,6 +3,7 @@ package events
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -83,17 +84,42 @@ func (l *Log) Attach(ctx context.Context, sessions ...Session) (map[string]Posit
 	slices.Sort(users)
 	users = slices.Compact(users)
 
+	attach := func(patience time.Duration) (map[string]Position, error) {
+		return l.attach(ctx, patience, users, ids, owners, replicas, transports, since)
+	}
+	positions, err := attach(attachPatience)
+	if lockTimeout(err) && len(users) == 1 {
+		// Few wait at a time: the connects of users whose streams are locked must not take
+		// the connections of everybody else's.
+		select {
+		case l.attaching <- struct{}{}:
+			defer func() { <-l.attaching }()
+			positions, err = attach(attachAlone)
+		case <-ctx.Done():
+		}
+	}
+	return positions, unavailable("attach session", err)
+}
+
+const (
+	attachPatience = 50 * time.Millisecond // of a transaction that may hold other streams, for each lock
+	attachAlone    = 2 * time.Second       // of one that waits for a single stream
+	attaching      = 2                     // that wait so at a time
+)
+
+func (l *Log) attach(ctx context.Context, patience time.Duration, users, ids, owners, replicas, transports []string, since []time.Time) (map[string]Position, error) {
 	var positions map[string]Position
 	err := l.retryLostRace(func() error {
 		// One pipeline is one transaction and one round trip; its statements still
 		// have a snapshot each, so attachSQL sees what lockSQL has waited for.
 		b := &pgx.Batch{}
+		b.Queue(lockTimeoutSQL, fmt.Sprint(patience.Milliseconds()))
 		b.Queue(sessionsSQL, ids, owners, replicas, transports, since, l.cfg.History.guard())
 		b.Queue(lockSQL, users)
 		b.Queue(attachSQL, users, l.cfg.DeliverDelay)
 		results := l.cfg.Relaxed.SendBatch(ctx, b)
 		defer results.Close()
-		if err := execAll(results, 2); err != nil {
+		if err := execAll(results, 3); err != nil {
 			return err
 		}
 		rows, err := results.Query()
@@ -112,7 +138,7 @@ func (l *Log) Attach(ctx context.Context, sessions ...Session) (map[string]Posit
 		return results.Close()
 	})
 	l.cfg.History.meets(err)
-	return positions, unavailable("attach session", err)
+	return positions, err
 }
 
 // Detach forgets sessions that are closed.
@@ -129,6 +155,7 @@ type Debt struct {
 	Duplicate  bool          // the lane was not owed when the job looked: another one served it
 	PendingFor time.Duration // how long ago, by Postgres's clock, the oldest pending event was appended
 	Busy       bool          // nothing is pending, but the next event is to be expected soon
+	Locked     bool          // somebody else has the stream locked: nothing was found out
 }
 
 const (
@@ -194,7 +221,7 @@ func (l *Log) Settle(ctx context.Context, userID string) (Debt, error) {
 	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(durablySQL)
-	b.Queue(`SELECT lane FROM streams WHERE user_id = $1 FOR NO KEY UPDATE`, userID)
+	b.Queue(`SELECT lane FROM streams WHERE user_id = $1 FOR NO KEY UPDATE NOWAIT`, userID)
 	b.Queue(settleSQL, userID, l.cfg.Lease)
 	b.Queue(pendingForSQL, userID)
 	results := l.cfg.Relaxed.SendBatch(ctx, b)
@@ -206,6 +233,9 @@ func (l *Log) Settle(ctx context.Context, userID string) (Debt, error) {
 	debt, err := readDebt(results)
 	if err == nil {
 		err = results.Close()
+	}
+	if lockTimeout(err) {
+		return Debt{Lane: Owed, Locked: true}, nil // jobs of others must not wait behind this one
 	}
 	return debt, unavailable("settle lane", err)
 }

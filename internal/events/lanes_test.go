@@ -2,6 +2,7 @@ package events_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -163,6 +164,52 @@ func TestAppendSeesTheConnectItWaitedFor(t *testing.T) {
 	get(t, "attach", attached)
 	get(t, "append", appended)
 	log.wantLane(t, "connected, one pending", "al", events.Owed, 1)
+}
+
+// The counter-example: delivery jobs and connects of users whose streams somebody keeps
+// locked wait for two seconds each, and take all workers and connections.
+func TestLockedStreamsDoNotHoldUpJobsAndConnectsOfOthers(t *testing.T) {
+	t.Parallel()
+	log := startLog(t)
+	stuck := many("stuck", 20)
+	log.known(t, append(stuck, "z")...)
+	log.exec(t, `UPDATE streams SET lane = 1, head = 1`)
+	log.beat(t, "one")
+	release := log.lockAll(t, stuck...)
+	for _, user := range stuck {
+		if d := log.settle(t, user); !d.Locked || d.Lane != events.Owed {
+			t.Errorf("job of a locked stream: %+v", d)
+		}
+	}
+	var waiting []<-chan result[map[string]events.Position]
+	for _, user := range stuck {
+		waiting = append(waiting, doing(func() (map[string]events.Position, error) {
+			return log.Attach(t.Context(), session("of "+user, user))
+		}))
+	}
+	log.waiting(t, 2)
+	for i := range 10 { // the pool has four connections
+		log.attach(t, fmt.Sprint("s", i), "z")
+	}
+	if n := log.backends(t, `wait_event_type = 'Lock'`); n > 2 {
+		t.Errorf("%d connections wait for locks", n)
+	}
+	// Sessions that are attached together are not kept from it, or they do not hold what
+	// they have locked.
+	start := time.Now()
+	if _, err := log.Attach(t.Context(), session("a", "a"), session("b", stuck[0])); !errors.Is(err, events.ErrUnavailable) || time.Since(start) > 1500*time.Millisecond {
+		t.Errorf("several, one of them locked: %v after %v", err, time.Since(start))
+	}
+	release()
+	attached := 0
+	for _, done := range waiting {
+		if r := <-done; r.err == nil {
+			attached++
+		}
+	}
+	if attached == 0 {
+		t.Error("nobody was attached when the streams were free")
+	}
 }
 
 // The counter-example: nobody is connected and the job parks the lane; then the
@@ -345,10 +392,10 @@ func TestLookDoesNotReadWhatWasDelivered(t *testing.T) {
 	}
 }
 
-// The counter-example: the job looks for sessions in the statement that takes the
-// lock. It waits for a connect that is about to commit, and then decides with the
-// snapshot from before: nobody there, park.
-func TestJobSeesTheConnectItWaitedFor(t *testing.T) {
+// The counter-example: the job looks for sessions while a connect is about to commit,
+// with a snapshot from before: nobody there, park. It leaves the lane alone instead, and
+// looks again.
+func TestJobSeesTheConnectThatHasTheLock(t *testing.T) {
 	t.Parallel()
 	log := startLog(t)
 	url := log.durable.Config().ConnString()
@@ -358,12 +405,13 @@ func TestJobSeesTheConnectItWaitedFor(t *testing.T) {
 	gate := log.shut(t, "sessions")
 	attached := doing(func() (map[string]events.Position, error) { return slow.Attach(t.Context(), session("s1", "al")) })
 	log.held(t, 1)
-	settled := doing(func() (events.Debt, error) { return slow.Settle(t.Context(), "al") })
-	log.waiting(t, 1)
+	if d := log.settle(t, "al"); !d.Locked || d.Lane != events.Owed {
+		t.Errorf("job during a connect: %+v", d)
+	}
 	gate.open()
 	get(t, "attach", attached)
-	if d := get(t, "settle", settled); d.Lane != events.Owed {
-		t.Errorf("job that waited for a connect: %+v", d)
+	if d := log.settle(t, "al"); d.Lane != events.Owed || d.Locked {
+		t.Errorf("job after the connect: %+v", d)
 	}
 	log.wantLane(t, "connected, one pending", "al", events.Owed, 1)
 }

@@ -63,16 +63,17 @@ type Log struct {
 	largeAppends *appender
 	aside        *aside
 
-	turns    *turns        // of readers that come upon expired events
-	expiring chan struct{} // has room for as many as may delete them at a time
-	stepping chan struct{} // has room for as many as may step over them at a time
-	waiting  chan struct{} // has room for as many as may wait for a stream's lock
-	expired  atomic.Int64  // events that readers have expired, for Trim to report
+	turns     *turns        // of readers that come upon expired events
+	expiring  chan struct{} // has room for as many as may delete them at a time
+	stepping  chan struct{} // has room for as many as may step over them at a time
+	waiting   chan struct{} // has room for as many as may wait for a stream's lock
+	attaching chan struct{} // has room for as many connects as may wait for a stream's lock
+	expired   atomic.Int64  // events that readers have expired, for Trim to report
 }
 
 // New makes a Log. Append, Read and Ack are served once Run is running.
 func New(cfg Config) *Log {
-	l := &Log{cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), turns: newTurns(),
+	l := &Log{attaching: make(chan struct{}, attaching), cfg: cfg, metrics: newMetrics(cfg.Metrics), tail: newTail(), turns: newTurns(),
 		expiring: make(chan struct{}, expiring), stepping: make(chan struct{}, stepping), waiting: make(chan struct{}, waiting)}
 	small, large := newQueue(smallQuantum, smallRoom, sharedCost), newQueue(largeQuantum, largeRoom, maxCost)
 	registerQueues(cfg.Metrics, small, large)

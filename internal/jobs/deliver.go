@@ -46,11 +46,11 @@ func newDeliverWorker(cfg Config) *deliverWorker {
 		lanes: cfg.Lanes, wake: cfg.Wake, delay: cfg.DeliverDelay,
 		outcomes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "restante_delivery_jobs_total",
-			Help: "Runs of delivery jobs by outcome: idle (all delivered), parked (nobody connected), woken (sessions told, looks again), early (left to the wake, looks again), busy (all delivered, more to come, looks again), duplicate, error.",
+			Help: "Runs of delivery jobs by outcome: idle (all delivered), parked (nobody connected), woken (sessions told, looks again), early (left to the wake, looks again), locked (somebody else has the user's stream locked, looks again), busy (all delivered, more to come, looks again), duplicate, error.",
 		}, []string{"outcome"}),
 	}
 	cfg.Metrics.MustRegister(w.outcomes)
-	for _, outcome := range []string{"idle", "parked", "woken", "early", "busy", "duplicate", "error"} {
+	for _, outcome := range []string{"idle", "parked", "woken", "early", "locked", "busy", "duplicate", "error"} {
 		w.outcomes.WithLabelValues(outcome)
 	}
 	return w
@@ -64,6 +64,9 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[Deliver]) error
 	case err != nil:
 		w.outcomes.WithLabelValues("error").Inc()
 		return fmt.Errorf("deliver: %w", err)
+	case debt.Locked:
+		w.outcomes.WithLabelValues("locked").Inc()
+		return river.JobSnooze(time.Second)
 	case debt.Duplicate:
 		w.outcomes.WithLabelValues("duplicate").Inc()
 		return nil

@@ -118,6 +118,26 @@ func TestJobSettlesOnlyWhatItCan(t *testing.T) {
 	}
 }
 
+// A job whose stream somebody else has locked ends at once and comes again: workers are
+// few, and others' jobs wait for them.
+func TestJobOfALockedStreamComesAgain(t *testing.T) {
+	t.Parallel()
+	db := testdb.New(t)
+	c := &core{settle: func(context.Context, string) (events.Debt, error) {
+		return events.Debt{Lane: events.Owed, Locked: true}, nil
+	}}
+	id := insert(t, db, "al", `{"snoozes": 7}`)
+	stop := work(t, db, c)
+	until(t, "snoozed", func() bool { return look(t, db, id).Snoozes > 7 })
+	stop()
+	if j := look(t, db, id); j.State != "available" || j.DueIn > 2*time.Second {
+		t.Errorf("%+v", j)
+	}
+	if c.wakes() != 0 {
+		t.Errorf("%d wakes", c.wakes())
+	}
+}
+
 // A user under traffic always has something on its way. While the oldest of it is
 // younger than the delay, its own wake delivers it: the job does not wake, and
 // comes again when it is due.

@@ -4,7 +4,7 @@ func delivery() []panel {
 	return []panel{
 		{
 			title: "Delivery jobs", unit: "ops", stack: true,
-			about:   "Runs of delivery jobs by outcome. idle: all was delivered. parked: nobody is connected. early: looks again later. busy: all was delivered and more is expected, looks again in a minute. woken: had to wake sessions itself, so wakes were lost or clients are slow. error: failed, and is repeated.",
+			about:   "Runs of delivery jobs by outcome. idle: all was delivered. parked: nobody is connected. early: looks again later. locked: somebody else has the stream locked, looks again. busy: all was delivered and more is expected, looks again in a minute. woken: had to wake sessions itself, so wakes were lost or clients are slow. error: failed, and is repeated.",
 			queries: []query{{`sum by (outcome) (rate(restante_delivery_jobs_total{instance=~"$replica"}[$__rate_interval]))`, "{{outcome}}"}},
 		},
 		{
