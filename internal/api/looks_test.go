@@ -5,8 +5,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -69,6 +71,61 @@ func TestLooksOfOneKeyLeaveRoomForOthers(t *testing.T) {
 	}
 	if n := len(log.asked); n > 0 {
 		t.Errorf("%d looks of one key at once", 3+n)
+	}
+	close(log.gate)
+	flood.Wait()
+}
+
+// blockingLog does not answer one publisher.
+type blockingLog struct {
+	*fakeLog
+	gate chan struct{}
+}
+
+func (l *blockingLog) Append(ctx context.Context, messages []events.Message) ([]events.Receipt, error) {
+	if messages[0].Publisher == "shop" {
+		<-l.gate
+	}
+	return l.fakeLog.Append(ctx, messages)
+}
+
+// The counter-example: 16 arrays of 8 MB of one key take all the memory there is for
+// bodies, and another key's array is refused.
+func TestLongBodiesOfOneKeyLeaveRoomForOthers(t *testing.T) {
+	t.Parallel()
+	log := &blockingLog{fakeLog: &fakeLog{heads: map[string]int64{}, keys: map[string]keyed{}}, gate: make(chan struct{})}
+	registry := prometheus.NewRegistry()
+	a := api.New(api.Config{BodyTimeout: time.Minute}, api.Deps{
+		Log: log, Tokens: &fakeTokens{}, Identity: fakeIdentity{}, Keys: fakeKeys{}, Connector: &fakeConnector{},
+		Ready:   func(context.Context) api.Readiness { return api.Readiness{} },
+		Metrics: registry, Gatherer: registry, Logger: slog.New(slog.DiscardHandler),
+	})
+	handler := a.Handler()
+	post := func(key, body string) int {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/messages", strings.NewReader(body))
+		r.Header.Set("Authorization", "Bearer "+key)
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	array := func(size int) string {
+		return `[{"userId":"team-1","message":"x"}` + strings.Repeat(" ", size) + "]"
+	}
+	var flood sync.WaitGroup
+	long := array(8_000_000)
+	for range 16 {
+		flood.Go(func() {
+			if status := post(publishKey, long); status != http.StatusAccepted {
+				t.Errorf("an array of the flood: %d", status)
+			}
+		})
+	}
+	// Whenever it comes: the others may hold all they can by then, or not yet.
+	for range 5 {
+		if status := post(teamKey, array(4_000_000)); status != http.StatusAccepted {
+			t.Errorf("another key's array: %d", status)
+		}
 	}
 	close(log.gate)
 	flood.Wait()

@@ -178,3 +178,38 @@ func floods(url string) error {
 	wg.Wait()
 	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(answers))
 }
+
+// TestRateOfAKey is what an operator does: give a key a rate, and another one later.
+func TestRateOfAKey(t *testing.T) {
+	parallel(t)
+	w := newWorld(t, testdb.New(t).URL)
+	s := w.server()
+	env := []string{"DATABASE_URL=" + w.databaseURL}
+	key := strings.TrimSpace(do(t, env, "msg", "keys", "create", "-name", "bulk", "-rate", "2"))
+	w.secret(key)
+	post := func(key string) answer {
+		t.Helper()
+		a, err := w.send(t.Context(), "POST", s.url+"/v1/messages", "Bearer "+key, items(20, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	if a := post(key); a.status != http.StatusAccepted {
+		t.Fatalf("the first array: %d %s", a.status, a.body)
+	}
+	a := post(key)
+	if p := a.problem(t, http.StatusTooManyRequests); p.Type != "urn:restante:problem:rate-limited" || p.Limit != 2 {
+		t.Errorf("%s", a.body)
+	}
+	if a.header.Get("Retry-After") == "" || a.header.Get("RateLimit-Policy") == "" {
+		t.Errorf("header %v", a.header)
+	}
+	if a := post(w.key); a.status != http.StatusAccepted {
+		t.Errorf("another key: %d %s", a.status, a.body)
+	}
+	do(t, env, "msg", "keys", "rate", key, "-rate", "0")
+	eventually(t, "there is no limit", func() bool {
+		return post(key).status == http.StatusAccepted && post(key).status == http.StatusAccepted
+	})
+}
