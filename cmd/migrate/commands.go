@@ -89,7 +89,7 @@ func version(_ context.Context, o options) error {
 
 func newEpoch(ctx context.Context, o options) error {
 	if !o.yes {
-		return fmt.Errorf("%w: new-epoch makes every client start again from what is pending; it is for after a restore from a backup, with all replicas stopped. If that is what you want, say: restante-migrate new-epoch -yes", errUsage)
+		return fmt.Errorf("%w: new-epoch makes every client start again from what is pending; it is for after a restore of data alone, or of a snapshot of the data directory. Other restores, and promotions, are noticed by themselves. If that is what you want, say: restante-migrate new-epoch -yes", errUsage)
 	}
 	pool, err := connect(ctx, o.databaseURL)
 	if err != nil {
@@ -103,7 +103,7 @@ func newEpoch(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(o.stdout, "epoch %s replaced by %s\nstart the replicas now\n", old, current)
+	fmt.Fprintf(o.stdout, "epoch %s replaced by %s\nreplicas that run start anew within seconds\n", old, current)
 	return nil
 }
 

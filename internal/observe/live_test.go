@@ -88,6 +88,10 @@ func TestLive(t *testing.T) {
 			"RestantePublishFailing", "RestanteConnectFailing", "RestantePostgresUnreachable", "RestanteListenerDown", "RestanteLeaseAtRisk",
 		}, w.crashPostgres})
 	})
+	step("the log has another epoch", func(t *testing.T) {
+		w.exec(`UPDATE meta SET epoch = 'another'`)
+		alerts.fire(t, "RestanteEpochChanged")
+	})
 	step("too many connections of one user", func(t *testing.T) {
 		w.connect(w.replicas[1], "many")
 		w.connect(w.replicas[1], "many")

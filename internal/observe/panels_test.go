@@ -24,12 +24,20 @@ func delivery() []panel {
 		},
 		{
 			title: "Sweep and lost notifications", unit: "ops",
-			about: "Sessions that the sweep found behind; notifications that failed; users left out of notifications because too many were waiting; notifications whose messages did not open (do all replicas have the same keyring?), which are read from the log.",
+			about: "Sessions that the sweep found behind; notifications that failed; users left out of notifications because too many were waiting; notifications that did not open (do all replicas have the same keyring and release?). The sweep makes up for all of them.",
 			queries: []query{
 				{`sum(rate(restante_sweep_found_total{instance=~"$replica"}[$__rate_interval]))`, "found by the sweep"},
 				{`sum(rate(restante_notify_sent_total{instance=~"$replica", result="failed"}[$__rate_interval]))`, "notifications failed"},
 				{`sum(rate(restante_notify_dropped_users_total{instance=~"$replica"}[$__rate_interval]))`, "users left out"},
-				{`sum(rate(restante_notify_unopened_total{instance=~"$replica"}[$__rate_interval]))`, "messages not opened"},
+				{`sum(rate(restante_notify_unopened_total{instance=~"$replica"}[$__rate_interval]))`, "notifications not opened"},
+			},
+		},
+		{
+			title: "Epoch", unit: "short",
+			about: "Replicas by the epoch of the log as they know it, and how often one started anew because it changed. A change means a promoted standby or a restored backup: messages of shortly before may be missing.",
+			queries: []query{
+				{`count by (epoch) (restante_epoch_info{instance=~"$replica"})`, "{{epoch}}"},
+				{`sum(increase(restante_epoch_changes_total{instance=~"$replica"}[$__rate_interval]))`, "changes"},
 			},
 		},
 		{
