@@ -199,7 +199,7 @@ func (d *dev) prepare(ctx context.Context) (err error) {
 	if d.cfg.tokenKeyring, err = d.tokenKeyring(); err != nil {
 		return err
 	}
-	if d.replica, err = newReplica(ctx, d.cfg, d.logger); err != nil {
+	if d.replica, err = newReplica(ctx, d.cfg, nil, d.logger); err != nil {
 		return err
 	}
 	key, err := d.apiKey(ctx)

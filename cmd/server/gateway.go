@@ -102,7 +102,7 @@ func (g *gateway) renew(ctx context.Context, old *replica) *replica {
 	cfg := g.cfg
 	cfg.waitForDB = true
 	for {
-		r, err := newReplica(ctx, cfg, g.logger)
+		r, err := newReplica(ctx, cfg, old.keyring, g.logger)
 		if err == nil {
 			return r
 		}

@@ -56,8 +56,11 @@ type replica struct {
 
 // newReplica connects, checks the schema, wires everything together and takes the
 // lease. The caller runs it with run, or else closes its pools with close.
-func newReplica(ctx context.Context, cfg config, logger *slog.Logger) (_ *replica, err error) {
-	r := &replica{id: newReplicaID(), cfg: cfg, registry: prometheus.NewRegistry()}
+//
+// keyring is that of the replica before it in this process, nil for none: its file may
+// be unreadable by now.
+func newReplica(ctx context.Context, cfg config, keyring *tokens.Keyring, logger *slog.Logger) (_ *replica, err error) {
+	r := &replica{id: newReplicaID(), cfg: cfg, keyring: keyring, registry: prometheus.NewRegistry()}
 	r.logger = logger.With("replica", r.id)
 	r.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer func() {
@@ -72,8 +75,10 @@ func newReplica(ctx context.Context, cfg config, logger *slog.Logger) (_ *replic
 	if err := r.openPools(ctx); err != nil {
 		return nil, err
 	}
-	if r.keyring, err = openKeyring(cfg, r.logger); err != nil {
-		return nil, err
+	if r.keyring == nil {
+		if r.keyring, err = openKeyring(cfg, r.logger); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.wire(); err != nil {
 		return nil, err

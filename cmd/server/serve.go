@@ -30,7 +30,7 @@ func serve(ctx context.Context, cfg config, logger *slog.Logger) error {
 	g.Go(admin.serve)
 	g.Go(func() error {
 		defer admin.close()
-		r, err := newReplica(running, cfg, logger)
+		r, err := newReplica(running, cfg, nil, logger)
 		if err != nil {
 			return err
 		}

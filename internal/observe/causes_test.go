@@ -54,6 +54,7 @@ func (w *world) keepWaiting() (end func()) {
 	eve := w.connect(w.replicas[0], "eve", "restante.v1")
 	eve.hush()
 	w.accepted(w.replicas[1], "eve")
+	w.accepted(w.replicas[1], "after eve") // the newest message a replica knows must stay as it is
 	w.exec(`UPDATE events SET created_at = created_at - interval '10 minutes' WHERE user_id = 'eve'`)
 	w.exec(`UPDATE sessions SET connected_at = connected_at - interval '10 minutes' WHERE user_id = 'eve'`)
 	w.census()
