@@ -79,6 +79,10 @@ func TestLive(t *testing.T) {
 		w.exec(trimJob)
 		alerts.fire(t, "RestanteMessagesExpired")
 	})
+	step("the log has another epoch", func(t *testing.T) {
+		w.exec(`UPDATE meta SET epoch = 'another'`)
+		alerts.fire(t, "RestanteEpochChanged")
+	})
 	step("everything at once", func(t *testing.T) { alerts.undergo(t, w.causes()...) })
 	step("periodic jobs are not run", func(t *testing.T) {
 		alerts.undergo(t, cause{"no census", []string{"RestanteUpkeepStopped"}, w.loseCensus})
@@ -87,10 +91,6 @@ func TestLive(t *testing.T) {
 		alerts.undergo(t, cause{"outage", []string{
 			"RestantePublishFailing", "RestanteConnectFailing", "RestantePostgresUnreachable", "RestanteListenerDown", "RestanteLeaseAtRisk",
 		}, w.crashPostgres})
-	})
-	step("the log has another epoch", func(t *testing.T) {
-		w.exec(`UPDATE meta SET epoch = 'another'`)
-		alerts.fire(t, "RestanteEpochChanged")
 	})
 	step("too many connections of one user", func(t *testing.T) {
 		w.connect(w.replicas[1], "many")
