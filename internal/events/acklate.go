@@ -146,7 +146,8 @@ func (a *acker) writeAlone(ctx context.Context, l userAck) error {
 	defer cancel()
 	b := &pgx.Batch{}
 	b.Queue(aloneSQL)
-	b.Queue(`UPDATE streams SET acked = least($2, head) WHERE user_id = $1 AND acked < $2 AND `+guardSQL+`$3`+guardEndSQL, l.user, l.seq, a.history.guard())
+	b.Queue(`UPDATE streams SET acked = greatest(acked, least($2, head)), confirmed = CASE WHEN $2 < acked THEN greatest(confirmed, $2) END
+		WHERE user_id = $1 AND (acked < $2 OR confirmed < $2) AND `+guardSQL+`$3`+guardEndSQL, l.user, l.seq, a.history.guard())
 	results := a.pool.SendBatch(ctx, b)
 	defer results.Close()
 	if err := execAll(results, 1); err != nil {

@@ -71,7 +71,7 @@ func nextGood(ctx context.Context, pool *pgxpool.Pool, userID string, after, hea
 // none: whoever deletes them does.
 const recordSQL = `
 WITH s AS MATERIALIZED (
-	SELECT user_id, acked, confirmed, greatest(acked, $1::bigint) + 1 AS from_seq FROM streams WHERE user_id = ` + lockedHereSQL + `),
+	SELECT user_id, acked, confirmed, greatest(acked, $1::bigint) + 1 AS from_seq FROM streams WHERE user_id = ` + lockedHereSQL + ` AND ` + guardSQL + `$3` + guardEndSQL + `),
 recorded AS (
 	INSERT INTO expired_ranges AS x (user_id, from_seq, to_seq) SELECT user_id, from_seq, $2::bigint FROM s WHERE from_seq <= $2
 	ON CONFLICT (user_id, from_seq) DO UPDATE SET to_seq = greatest(x.to_seq, excluded.to_seq)),
@@ -87,7 +87,7 @@ func (l *Log) stepOver(ctx context.Context, userID string, after, head int64) (t
 		if through, err = nextGood(ctx, l.cfg.Relaxed, userID, after, head); err != nil || through == after {
 			return err
 		}
-		locked, err := record(ctx, l.cfg.Relaxed, lockSQL, userID, after, through)
+		locked, err := l.record(ctx, lockSQL, userID, after, through)
 		if err == nil && locked == 0 {
 			err = errLocked
 		}
@@ -98,12 +98,13 @@ func (l *Log) stepOver(ctx context.Context, userID string, after, head int64) (t
 
 // record makes a range of expired events of a stream that lockSQL locks, and
 // returns how many it has locked.
-func record(ctx context.Context, pool *pgxpool.Pool, lockSQL, userID string, after, through int64) (locked int, err error) {
+func (l *Log) record(ctx context.Context, lockSQL, userID string, after, through int64) (locked int, err error) {
 	b := &pgx.Batch{}
 	b.Queue(durablySQL)
 	b.Queue(patienceSQL)
 	b.Queue(lockSQL, []string{userID})
-	b.Queue(recordSQL, after, through)
-	locked, _, err = sendExpiry(ctx, pool, b)
+	b.Queue(recordSQL, after, through, l.cfg.History.guard())
+	locked, _, err = sendExpiry(ctx, l.cfg.Relaxed, b)
+	l.cfg.History.meets(err)
 	return locked, err
 }

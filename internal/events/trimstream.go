@@ -226,7 +226,7 @@ func (t *trim) expireNext(ctx context.Context, u *unfinished) (more bool, err er
 	skipped := t.done.Skipped
 	if through-*expired >= trimStepMin {
 		var locked int
-		locked, err = record(ctx, t.log.cfg.Relaxed, lockFreeSQL, u.user, *expired-1, through)
+		locked, err = t.log.record(ctx, lockFreeSQL, u.user, *expired-1, through)
 		t.done.Skipped += int64(1 - locked)
 	} else {
 		through = min(*expired-1+trimEvents, head)
