@@ -12,8 +12,8 @@ import (
 	"restante/internal/testdb"
 )
 
-// TestSilentConnections: more connections than the replica may have files, to both
-// listeners, and none of them says anything. Everything else works, on new connections:
+// TestSilentConnections: one address makes more connections than the replica may have
+// files, to both listeners, and says nothing. Everything else works, on new connections:
 // posts, connects, the admin listener, the keyring's reload and Postgres.
 func TestSilentConnections(t *testing.T) {
 	parallel(t)
@@ -54,11 +54,12 @@ func TestSilentConnections(t *testing.T) {
 func keep(t *testing.T, url string, connections int) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
+	flooder := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}} // pushes out its own connections only
 	var all sync.WaitGroup
 	for range connections {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				c, err := (&net.Dialer{}).DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
+				c, err := flooder.DialContext(ctx, "tcp", strings.TrimPrefix(url, "http://"))
 				if err != nil {
 					continue
 				}
