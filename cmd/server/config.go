@@ -49,6 +49,7 @@ type config struct {
 
 	maxMessageBytes int
 	maxMessageDepth int
+	maxPending      int
 	maxTTL          time.Duration
 	retention       time.Duration
 	keyRetention    time.Duration
@@ -141,6 +142,7 @@ func (c *config) define(fs *flag.FlagSet) []setting {
 	fs.DurationVar(&c.tokenTTL, "token-ttl", 30*time.Second, "how long a token may be used")
 
 	fs.IntVar(&c.maxMessageBytes, "max-message-bytes", 64<<10, "longest message, as JSON")
+	fs.IntVar(&c.maxPending, "max-pending-per-user", 100_000, "messages of one user that may wait to be acknowledged; 0 for any number")
 	fs.IntVar(&c.maxMessageDepth, "max-message-depth", 64, "how many arrays and objects of a message may be inside each other")
 	fs.DurationVar(&c.maxTTL, "max-ttl", 30*24*time.Hour, "longest time a message may wait to be delivered, and what it gets without a ttl")
 	fs.DurationVar(&c.retention, "retention", 24*time.Hour, "how long delivered messages stay readable")
@@ -289,7 +291,7 @@ func (c *config) validate() error {
 	}{
 		{"db-durable-conns", c.durableMax, 2}, {"db-relaxed-conns", c.relaxedMax, 4}, {"db-jobs-conns", c.jobsMax, 2}, {"max-message-bytes", c.maxMessageBytes, 1},
 		{"max-connections", c.maxConnections, 0},
-		{"max-message-depth", c.maxMessageDepth, 1},
+		{"max-message-depth", c.maxMessageDepth, 1}, {"max-pending-per-user", c.maxPending, 0},
 		{"sessions-per-user", c.sessionsMax, 1}, {"tokens-per-user", c.userTokens, 0}, {"connects-per-user", c.userConnects, 0}, {"window-messages", c.windowMessages, 1}, {"window-bytes", c.windowBytes, 1},
 		{"unwritten-bytes", c.unwrittenBytes, 1 << 20},
 	} {

@@ -194,7 +194,7 @@ func (r *replica) wire() error {
 			r.hub.Wake(hub.FromCommit, heads)
 			r.fanout.Publish(heads, entries)
 		},
-		DeliverDelay: cfg.deliverDelay, Lease: cfg.lease, Retention: cfg.retention, KeyRetention: cfg.keyRetention,
+		DeliverDelay: cfg.deliverDelay, Lease: cfg.lease, Retention: cfg.retention, MaxPending: int64(cfg.maxPending), KeyRetention: cfg.keyRetention,
 		History: r.history,
 		Metrics: r.registry,
 	})

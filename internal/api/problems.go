@@ -44,6 +44,7 @@ var (
 	methodNotAllowed = &kind{name: "method-not-allowed", status: 405, title: "Method not allowed"}
 	bodyTimeout      = &kind{name: "body-timeout", status: 408, title: "The body came too slowly", close: true}
 	keyReused        = &kind{name: "idempotency-key-reused", status: 409, title: "Idempotency key used with another message"}
+	tooManyPending   = &kind{name: "too-many-pending", status: 409, title: "Too many messages of this user are pending"}
 
 	messageTooLarge  = &kind{name: "message-too-large", status: 413, title: "Message too large"}
 	bodyTooLarge     = &kind{name: "body-too-large", status: 413, title: "Body too large", close: true}
@@ -90,7 +91,11 @@ func (p *problem) Unwrap() error { return p.cause }
 
 // logProblem translates the log's errors; what is a 404 depends on the question.
 func logProblem(err error, missing *kind) *problem {
+	var pending *events.TooManyPendingError
 	switch {
+	case errors.As(err, &pending):
+		return &problem{kind: tooManyPending, cause: err, limit: pending.Limit,
+			detail: "So many messages wait for this user already. This one was not accepted; post it again once the user has received some, or some have expired."}
 	case errors.Is(err, events.ErrNotFound):
 		return &problem{kind: missing, detail: missingDetail(missing), cause: err}
 	case errors.Is(err, events.ErrKeyReused):

@@ -294,3 +294,16 @@ func TestLogRefusesValues(t *testing.T) {
 		}
 	}
 }
+
+// A user whose messages nobody receives fills up; the others' in the same request do
+// not notice, and the publisher is told the limit.
+func TestFullUserIsRefusedByName(t *testing.T) {
+	t.Parallel()
+	g := start(t, api.Config{})
+	g.log.itemErr = &events.TooManyPendingError{Limit: 100_000}
+	r := g.post(t, `{"userId":"ann","message":1}`)
+	r.problem(t, 409, "too-many-pending")
+	if !strings.Contains(string(r.body), `"limit":100000`) {
+		t.Errorf("%s", r.body)
+	}
+}

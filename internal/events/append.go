@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"time"
 
@@ -29,6 +30,7 @@ type appender struct {
 	onCommit func([]Head, iter.Seq[Entry])
 	queue    *queue
 	aside    *aside        // of all appenders
+	overfull *overfull     // of all appenders
 	ended    chan struct{} // closed when nothing will be committed any more
 }
 
@@ -39,6 +41,7 @@ type appendRequest struct {
 	receipts []Receipt
 	err      error
 	done     chan struct{}
+	again    bool // it has had its second chance, see overfull
 
 	before, after *appendRequest // in its publisher's line of the queue
 }
@@ -58,8 +61,8 @@ func newAppender(cfg Config, m *metrics, t *tail, q *queue, s *aside) *appender 
 
 // Append writes messages to their users' streams, in the order given, as one
 // transaction, and returns when they are on disk. receipts[i] belongs to msgs[i];
-// a receipt whose Err is ErrKeyReused is the only message of the group that is not
-// in the log. When Postgres refuses a value, every receipt of the group says so.
+// a message whose receipt has ErrKeyReused or ErrTooManyPending is not in the log, and
+// the others are. When Postgres refuses a value, every receipt of the group says so.
 //
 // Errors: ErrOverloaded and ErrUnavailable (nothing was written), ErrOutcomeUnknown.
 // When ctx ends first, Append returns its error, and the messages may still be
@@ -69,13 +72,10 @@ func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
 	for i := range msgs {
 		r.bytes += len(msgs[i].Payload)
 	}
-	a := l.appends
-	if r.large() {
-		a = l.largeAppends
-	}
-	if err := a.enqueue(r); err != nil {
+	if err := l.enqueue(r); err != nil {
 		return nil, err
 	}
+	a := l.appenderOf(r)
 	select {
 	case <-r.done:
 		return r.receipts, r.err
@@ -90,6 +90,15 @@ func (l *Log) Append(ctx context.Context, msgs []Message) ([]Receipt, error) {
 		return nil, context.Cause(ctx)
 	}
 }
+
+func (l *Log) appenderOf(r *appendRequest) *appender {
+	if r.large() {
+		return l.largeAppends
+	}
+	return l.appends
+}
+
+func (l *Log) enqueue(r *appendRequest) error { return l.appenderOf(r).enqueue(r) }
 
 func (a *appender) enqueue(r *appendRequest) error {
 	pushedOut, ok := a.queue.add(r)
@@ -263,7 +272,20 @@ func (a *appender) committed(batch []*appendRequest, heads []Head) {
 		a.onCommit(heads, entries(batch, heads))
 	}
 	for _, r := range batch {
-		close(r.done)
+		if !a.overfull.takes(r) {
+			a.countPending(r)
+			close(r.done)
+		}
+	}
+}
+
+// countPending counts the messages of a request that were refused because too many
+// are pending.
+func (a *appender) countPending(r *appendRequest) {
+	for i := range r.receipts {
+		if errors.Is(r.receipts[i].Err, ErrTooManyPending) {
+			a.metrics.tooManyPending.Inc()
+		}
 	}
 }
 

@@ -18,6 +18,7 @@ type appendStore struct {
 	pool         *pgxpool.Pool
 	deliverDelay time.Duration
 	history      *History
+	maxPending   int64 // per user; 0 for no bound
 }
 
 // appendSQL numbers and inserts a batch, and inserts the delivery jobs of the
@@ -34,16 +35,20 @@ type appendStore struct {
 // connected: a connect makes the row first. armed tells whether this batch turned the
 // lane: PostgreSQL before 18 cannot return the old row of an upsert. stream_connected
 // must be called once per row, for each call has a snapshot of its own.
+//
+// A stream that would have more than $13 messages pending is left as it is, and not
+// in the answer.
 const appendSQL = `
 WITH counts AS (SELECT * FROM unnest($1::text[], $2::int[]) AS c(user_id, n)
 	WHERE ` + guardSQL + `$12` + guardEndSQL + `),
 up AS (
 	INSERT INTO streams AS s (user_id, head, armed, lane)
-	SELECT user_id, n, 1, 2 FROM counts
+	SELECT user_id, n, 1, 2 FROM counts WHERE n <= $13::bigint
 	ON CONFLICT (user_id) DO UPDATE SET
 		head  = s.head + excluded.head,
 		armed = CASE WHEN s.lane = 0 THEN s.head + 1 ELSE s.armed END,
 		lane  = CASE WHEN s.lane <> 0 THEN s.lane WHEN stream_connected(s.user_id) THEN 1 ELSE 2 END
+	WHERE s.head + excluded.head - s.acked <= $13
 	RETURNING user_id, head, armed, lane),
 ev AS (
 	INSERT INTO events (user_id, seq, payload, publisher, created_at, expires_at, type, idempotency_key, traceparent)
@@ -118,6 +123,8 @@ type appendRows struct {
 	rows  []appendRow
 	heads []Head // sorted by user; Seq is the count before insert, the head after
 	near  []Head // after insert: those of heads whose lane is not parked, for I3 says that nobody waits for the others
+	full  []bool // after insert, if any: by index in heads, the users who have too many messages pending
+	limit int64  // of pending messages
 }
 
 // newAppendRows takes the messages of a batch that are still to be written: all
@@ -164,6 +171,7 @@ func rowsOf(batch []*appendRequest) (rows []appendRow) {
 func (a *appendRows) read(rows pgx.Rows) (acceptedAt time.Time, err error) {
 	var head Head
 	var lane Lane
+	taken := make([]bool, len(a.heads))
 	found := 0
 	a.near = make([]Head, 0, len(a.heads))
 	_, err = pgx.ForEachRow(rows, []any{&head.UserID, &head.Seq, &lane, &acceptedAt}, func() error {
@@ -175,11 +183,15 @@ func (a *appendRows) read(rows pgx.Rows) (acceptedAt time.Time, err error) {
 		if lane != Parked {
 			a.near = append(a.near, head)
 		}
+		taken[i] = true
 		found++
 		return nil
 	})
-	if err == nil && found != len(a.heads) {
-		err = fmt.Errorf("%d of %d streams answered", found, len(a.heads))
+	if err == nil && found < len(a.heads) {
+		for i := range taken {
+			taken[i] = !taken[i]
+		}
+		a.full = taken
 	}
 	return acceptedAt, err
 }
@@ -219,7 +231,8 @@ func (a *appendRows) args(s *appendStore) []any {
 		set(&trace, i, &m.Traceparent)
 		row.receipt.Seq = -int64(back[i]) // the head is added when it is known
 	}
-	return []any{users, counts, owners, back, payloads, publishers, ttls, orEmpty(types), orEmpty(keys), orEmpty(trace), s.deliverDelay, s.history.guard()}
+	a.limit = s.mostPending()
+	return []any{users, counts, owners, back, payloads, publishers, ttls, orEmpty(types), orEmpty(keys), orEmpty(trace), s.deliverDelay, s.history.guard(), a.limit}
 }
 
 func orEmpty(column []*string) []*string {
@@ -229,9 +242,13 @@ func orEmpty(column []*string) []*string {
 	return column
 }
 
-// receipts answers the rows that insert has written.
+// receipts answers the rows that insert has written, or refused.
 func (a *appendRows) receipts(acceptedAt time.Time) {
 	for _, row := range a.rows {
+		if a.full != nil && a.full[row.user] {
+			*row.receipt = Receipt{Err: &TooManyPendingError{a.limit}}
+			continue
+		}
 		row.receipt.Seq += a.heads[row.user].Seq
 		row.receipt.AcceptedAt = acceptedAt
 		row.receipt.ExpiresAt = acceptedAt.Add(row.msg.TTL)

@@ -78,7 +78,7 @@ type outcome interface {
 }
 
 func newAside(cfg Config, m *metrics) *aside {
-	s := &aside{store: appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay, history: cfg.History}, metrics: m, ended: make(chan struct{}),
+	s := &aside{store: appendStore{pool: cfg.Durable, deliverDelay: cfg.DeliverDelay, maxPending: cfg.MaxPending, history: cfg.History}, metrics: m, ended: make(chan struct{}),
 		wake: make(chan struct{}, 1), waiting: make(chan struct{}, 1), streams: map[string]*asideStream{}}
 	gauge := func(name, help string, value func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {

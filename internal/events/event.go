@@ -17,6 +17,9 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome of the append is unknown")
 	// ErrKeyReused: the idempotency key was used before with another message.
 	ErrKeyReused = errors.New("idempotency key was used with another message")
+	// ErrTooManyPending: so many messages of this user are pending that no more are
+	// taken; see TooManyPendingError.
+	ErrTooManyPending = errors.New("too many messages of this user are pending")
 	// ErrNotFound: no such user or message.
 	ErrNotFound = errors.New("not found")
 )
@@ -40,7 +43,7 @@ type Receipt struct {
 	AcceptedAt time.Time
 	ExpiresAt  time.Time
 	Repeated   bool  // the idempotency key had been used with the same message: this is the first result
-	Err        error // ErrKeyReused or a data error of this message alone; then it is not in the log
+	Err        error // ErrKeyReused, ErrTooManyPending or a data error of this message alone; then it is not in the log
 }
 
 // Event is a message in its user's log.

@@ -47,6 +47,8 @@ type Config struct {
 	// KeyRetention is how long an idempotency key is remembered at least, after its
 	// append. One whose event is kept for longer is remembered as long as that.
 	KeyRetention time.Duration
+	// MaxPending is how many messages may be pending for one user; 0 for no bound.
+	MaxPending int64
 	// Metrics receives the log's metrics.
 	Metrics prometheus.Registerer
 }
@@ -62,6 +64,7 @@ type Log struct {
 
 	largeAppends *appender
 	aside        *aside
+	overfull     *overfull
 
 	turns     *turns        // of readers that come upon expired events
 	expiring  chan struct{} // has room for as many as may delete them at a time
@@ -80,6 +83,8 @@ func New(cfg Config) *Log {
 	l.aside = newAside(cfg, &l.metrics)
 	l.appends = newAppender(cfg, &l.metrics, l.tail, small, l.aside)
 	l.largeAppends = newAppender(cfg, &l.metrics, l.tail, large, l.aside)
+	l.overfull = newOverfull(l)
+	l.appends.overfull, l.largeAppends.overfull = l.overfull, l.overfull
 	l.aside.log = l.appends
 	l.reads = newReader(cfg, &l.metrics)
 	l.acks = newAcker(cfg, &l.metrics)
@@ -94,6 +99,7 @@ func (l *Log) Run(ctx context.Context) error {
 	g.Go(func() error { l.appends.run(ctx); return nil })
 	g.Go(func() error { l.largeAppends.run(ctx); return nil })
 	g.Go(func() error { l.aside.run(ctx); return nil })
+	g.Go(func() error { l.overfull.run(ctx); return nil })
 	for range readLoops {
 		g.Go(func() error { l.reads.run(ctx); return nil })
 	}

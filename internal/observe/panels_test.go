@@ -67,6 +67,11 @@ func delivery() []panel {
 			},
 		},
 		{
+			title: "Messages refused for a full user", unit: "ops",
+			about:   "Messages that were refused because too many of their user's are pending (-max-pending-per-user). Their publishers are told; the user's clients receive nothing, or much too little.",
+			queries: []query{{`sum(rate(restante_append_too_many_pending_total{instance=~"$replica"}[$__rate_interval]))`, "messages"}},
+		},
+		{
 			title: "Locked streams", unit: "short",
 			about: "Streams that somebody else's transaction had locked when they were to be written, and that were left aside and tried again on their own. Zero, or a few under traffic; a steady rate with messages that are late is a transaction that stays open: see \"oldest transaction\".",
 			queries: []query{
