@@ -48,7 +48,7 @@ func serveOn(t *testing.T, o coretest.Options, listen func(net.Listener) net.Lis
 		o.URL = testdb.New(t).URL
 	}
 	r := coretest.Start(t, o)
-	cfg := ws.Config{Logger: slog.New(slog.DiscardHandler)}
+	cfg := ws.Config{Logger: slog.New(slog.DiscardHandler), Metrics: r.Metrics}
 	for _, c := range change {
 		c(&cfg)
 	}
