@@ -201,6 +201,8 @@ func (g *gateway) parse(_ int, text []byte) (frame, error) {
 		return frame{kind: frameGap, seq: f.From, to: f.To, id: f.To, reason: f.Reason}, nil
 	case "bye":
 		return frame{kind: frameBye, reason: strings.TrimSpace(strconv.Itoa(f.Code) + " " + f.Reason)}, nil
+	case "ping":
+		return frame{kind: frameOther}, nil
 	}
 	return frame{}, fmt.Errorf("frame of unknown kind %q", f.Kind)
 }

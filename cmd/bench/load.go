@@ -282,6 +282,7 @@ func (c *client) run(ctx context.Context) {
 func (c *client) read(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { c.socket.conn.SetReadDeadline(time.Now()) })
 	defer stop()
+	last := frame{kind: frameOther} // the last that has a seq, until it is confirmed
 	for {
 		text, err := c.socket.next()
 		if err != nil {
@@ -308,11 +309,15 @@ func (c *client) read(ctx context.Context) error {
 				w.delivery.record(time.Duration(c.now() - sent))
 			}
 		}
-		if c.socket.in.Buffered() > 0 || c.hold.Load() {
+		if f.kind != frameOther {
+			last = f
+		}
+		if c.socket.in.Buffered() > 0 || c.hold.Load() || last.kind == frameOther {
 			continue
 		}
-		c.seen.Confirmed(f.seq)
-		c.ack = c.target.confirm(c.ack[:0], f)
+		c.seen.Confirmed(last.seq)
+		c.ack = c.target.confirm(c.ack[:0], last)
+		last = frame{kind: frameOther}
 		if err := c.socket.write(opText, c.ack); err != nil {
 			return err
 		}

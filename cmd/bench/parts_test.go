@@ -151,6 +151,7 @@ func TestGatewayFrames(t *testing.T) {
 		{`{"seq":4,"message":null,"kind":"message"}`, message(4, `null`)},
 		{`{"kind":"hello","epoch":"e","head":7,"acked":5,"session":"s"}`, frame{kind: frameHello, seq: 7, acked: 5}},
 		{`{"kind":"gap","from":3,"to":9,"reason":"expired"}`, frame{kind: frameGap, seq: 3, to: 9, id: 9, reason: "expired"}},
+		{`{"kind":"ping"}`, frame{kind: frameOther}},
 		{`{"kind":"bye","code":1012,"reason":"drain","reconnectAfterMs":5}`, frame{kind: frameBye, reason: "1012 drain"}},
 	}
 	for _, tc := range cases {

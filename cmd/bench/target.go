@@ -65,6 +65,7 @@ const (
 	frameHello             // seq is head, acked is where the server starts
 	frameGap               // seq … to will not come
 	frameBye
+	frameOther // nothing to do
 )
 
 // frame is one thing a server says.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -244,3 +247,69 @@ func TestConnectDoesNotConfirmWhatItCouldNotPrint(t *testing.T) {
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, fmt.Errorf("no space left on device") }
+
+// A network that swallows everything, and a gateway that says how often it would
+// send something.
+func TestConnectGivesUpASilentConnection(t *testing.T) {
+	t.Parallel()
+	again := make(chan struct{})
+	b := gateway(t, func(n int, c *websocket.Conn) {
+		if n == 1 {
+			write(t, c, `{"kind":"hello","epoch":"e","head":0,"acked":0,"session":"s","pingEverySeconds":0.4}`)
+			<-again // neither reads nor writes
+			return
+		}
+		close(again)
+		write(t, c, hello("e", 1, 0), message(1, `"after all"`))
+		expect(t, c, ack(1))
+		read(t, c)
+	})
+	if code := b.run("connect-websocket", "-n", "1"); code != 0 || b.stdout.String() != "after all\n" {
+		t.Errorf("exit code %d, printed %q", code, b.stdout.String())
+	}
+}
+
+// A slow network is not a silent one: something arrives all the time, though no
+// frame and no pong is complete.
+func TestConnectKeepsASlowConnection(t *testing.T) {
+	t.Parallel()
+	b := gateway(t, func(n int, c *websocket.Conn) {
+		if n > 1 {
+			t.Errorf("connection %d", n)
+		}
+		write(t, c, `{"kind":"hello","epoch":"e","head":0,"acked":0,"session":"s","pingEverySeconds":0.4}`)
+		write(t, c, message(1, `"piece by piece"`))
+		expect(t, c, ack(1))
+		read(t, c)
+	})
+	handler := b.server.Config.Handler
+	b.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(dripping{w}, r) })
+	if code := b.run("connect-websocket", "-n", "1"); code != 0 || b.stdout.String() != "piece by piece\n" {
+		t.Errorf("exit code %d, printed %q", code, b.stdout.String())
+	}
+}
+
+// dripping makes connections that carry ten bytes in 100 ms.
+type dripping struct{ http.ResponseWriter }
+
+func (d dripping) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(d.ResponseWriter).Hijack()
+	slow := drip{conn}
+	return slow, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(slow)), err
+}
+
+type drip struct{ net.Conn }
+
+func (d drip) Write(p []byte) (n int, err error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for drop := range slices.Chunk(p, 10) {
+		<-tick.C
+		m, err := d.Conn.Write(drop)
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}

@@ -16,10 +16,8 @@ import (
 const (
 	subprotocol = "restante.v1"
 	maxFrame    = 16 << 20 // bytes of a frame; the gateway's messages are smaller
-	// A peer that has not answered a ping for this long is not there any more.
-	pingEvery   = 20 * time.Second
-	pingTimeout = 10 * time.Second
 	ackTimeout  = 10 * time.Second
+	lastPing    = 10 * time.Second // how long the answer to the last one may take
 )
 
 // reader prints one user's messages over one connection after the other. It
@@ -31,6 +29,7 @@ type reader struct {
 	opt     connectOptions
 	idToken string
 	who     string
+	line    *line // of the connection that is open
 
 	epoch   string // of the log that last belongs to
 	last    int64  // highest seq printed
@@ -49,6 +48,7 @@ type frame struct {
 	To               int64           `json:"to"`
 	Reason           string          `json:"reason"`
 	ReconnectAfterMs int64           `json:"reconnectAfterMs"`
+	PingEvery        float64         `json:"pingEverySeconds"`
 }
 
 // once fetches a token, connects and prints until the connection ends or ctx is
@@ -71,7 +71,7 @@ func (r *reader) once(ctx context.Context) ending {
 	pinging := make(chan struct{})
 	go func() {
 		defer close(pinging)
-		keepAlive(reads, conn)
+		r.line.watch(reads, conn)
 	}()
 
 	opened := time.Now()
@@ -137,7 +137,9 @@ func (r *reader) dial(ctx context.Context) (*websocket.Conn, ending) {
 	if r.epoch != "" {
 		target += "&epoch=" + url.QueryEscape(r.epoch)
 	}
-	conn, res, err := websocket.Dial(dialing, target, &websocket.DialOptions{Subprotocols: protocols})
+	var web *http.Client
+	web, r.line = lineTo()
+	conn, res, err := websocket.Dial(dialing, target, &websocket.DialOptions{Subprotocols: protocols, HTTPClient: web})
 	if err != nil {
 		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
 			return nil, ending{err: &answered{service: r.gateway, status: res.StatusCode}}
@@ -161,7 +163,7 @@ func (r *reader) confirmPlain(ctx context.Context, conn *websocket.Conn, end *en
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		ping, cancel := context.WithTimeout(ctx, lastPing)
 		defer cancel()
 		_ = conn.Ping(ping) // a peer that is gone confirms nothing, and need not be waited for
 		_ = conn.Close(websocket.StatusNormalClosure, "")
@@ -172,34 +174,13 @@ func (r *reader) confirmPlain(ctx context.Context, conn *websocket.Conn, end *en
 			break
 		}
 		if kind == websocket.MessageText {
-			if r.line(printable(string(data)), end); end.err != nil {
+			if r.printLine(printable(string(data)), end); end.err != nil {
 				end.enough = false
 				_ = conn.CloseNow()
 			}
 		}
 	}
 	<-done
-}
-
-// keepAlive finds out when the peer has gone without a word. A failed ping
-// closes the connection, which ends the read.
-func keepAlive(ctx context.Context, conn *websocket.Conn) {
-	ticker := time.NewTicker(pingEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			ping, cancel := context.WithTimeout(ctx, pingTimeout)
-			err := conn.Ping(ping)
-			cancel()
-			if err != nil {
-				_ = conn.CloseNow()
-				return
-			}
-		}
-	}
 }
 
 // handle prints one frame, and confirms what has a seq.
@@ -216,11 +197,12 @@ func (r *reader) handle(ctx context.Context, conn *websocket.Conn, data []byte, 
 		return
 	}
 	if r.opt.json && f.Kind != "message" {
-		r.line(string(data), end)
+		r.printLine(string(data), end)
 	}
 	switch f.Kind {
 	case "hello":
 		end.connected = true
+		r.line.expect(time.Duration(f.PingEvery * float64(time.Second)))
 		r.hello(f)
 	case "message":
 		r.message(ctx, conn, f, data, end)
@@ -278,14 +260,14 @@ func confirm(ctx context.Context, conn *websocket.Conn, seq int64, end *ending) 
 
 // print writes one message and counts it.
 func (r *reader) print(text string, end *ending) {
-	r.line(text, end)
+	r.printLine(text, end)
 	if end.err == nil {
 		r.printed++
 		end.enough = r.opt.count > 0 && r.printed >= r.opt.count
 	}
 }
 
-func (r *reader) line(text string, end *ending) {
+func (r *reader) printLine(text string, end *ending) {
 	if _, err := fmt.Fprintln(r.stdout, text); err != nil {
 		end.fatal, end.err = true, fmt.Errorf("write to standard output: %w", err)
 	}

@@ -98,6 +98,8 @@ func (d *device) once(ctx context.Context) (time.Duration, error) {
 			m, sent, _ := d.check.Parse(f.Message)
 			seen.Received(f.Seq, m)
 			d.arrived(sent)
+		case "ping":
+			continue
 		default:
 			return -1, fmt.Errorf("frame of unknown kind %q", f.Kind)
 		}

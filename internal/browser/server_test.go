@@ -41,7 +41,7 @@ type devServer struct {
 
 // newServer starts one on free ports. With fixed ports it can be started again
 // at the same addresses.
-func newServer(t testing.TB, binary string, ports [4]int) *devServer {
+func newServer(t testing.TB, binary string, ports [4]int, flags ...string) *devServer {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "restante-browser-")
 	if err != nil {
@@ -55,6 +55,7 @@ func newServer(t testing.TB, binary string, ports [4]int) *devServer {
 	for i, name := range []string{"listen", "admin-listen", "dev-issuer-listen", "dev-sample-listen"} {
 		s.addresses = append(s.addresses, fmt.Sprintf("-%s=127.0.0.1:%d", name, ports[i]))
 	}
+	s.addresses = append(s.addresses, flags...)
 	t.Cleanup(func() {
 		s.stop()
 		if t.Failed() {

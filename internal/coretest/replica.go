@@ -34,6 +34,7 @@ type Options struct {
 	Sweep        time.Duration // zero: no sweep
 	Lease        time.Duration // zero: 12 s
 	AckTimeout   time.Duration // zero: 30 s
+	Ping         time.Duration // zero: 30 s
 	Retention    time.Duration // zero: 24 h
 	KeyRetention time.Duration // zero: 24 h
 	WindowSize   int           // messages; zero: 1024
@@ -133,6 +134,7 @@ func (o Options) withDefaults() Options {
 	or(&o.JobPoll, 50*time.Millisecond)
 	or(&o.Lease, 12*time.Second)
 	or(&o.AckTimeout, 30*time.Second)
+	or(&o.Ping, 30*time.Second)
 	or(&o.Retention, 24*time.Hour)
 	or(&o.KeyRetention, 24*time.Hour)
 	if o.WindowSize == 0 {
@@ -203,7 +205,7 @@ func (r *Replica) wire(o Options, connect func(context.Context) (*pgx.Conn, erro
 	r.Heart = hub.NewHeart(r.ID, "test", connect, r.Log.Heartbeat)
 	r.Hub = hub.New(hub.Config{
 		ReplicaID: r.ID, Epoch: epoch, Beat: r.Heart.Beat, Lease: o.Lease, OnPeers: func(n int) { r.Fanout.SetPeers(n) },
-		SweepEvery: o.Sweep, PingEvery: 30 * time.Second, PongTimeout: 15 * time.Second, AckTimeout: o.AckTimeout,
+		SweepEvery: o.Sweep, PingEvery: o.Ping, PongTimeout: o.Ping / 2, AckTimeout: o.AckTimeout,
 		MaxAge: time.Hour, MaxPerUser: 100, WindowMessages: o.WindowSize, WindowBytes: 1 << 20,
 		Logger: o.Logger, Metrics: r.Metrics,
 	}, r.Log, r.Log)

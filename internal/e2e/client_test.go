@@ -133,6 +133,7 @@ func (c *client) handle(text []byte) error {
 		c.mu.Lock()
 		c.bye = &f
 		c.mu.Unlock()
+	case "ping":
 	default:
 		return fmt.Errorf("unknown frame %.100q", text)
 	}

@@ -118,6 +118,10 @@ func (h *Hub) Draining() bool {
 // Epoch is the log's incarnation, for clients that resume.
 func (h *Hub) Epoch() string { return h.cfg.Epoch }
 
+// PingEvery is how long a session sends nothing at most, for clients that watch
+// over their connection.
+func (h *Hub) PingEvery() time.Duration { return h.cfg.PingEvery }
+
 // Wake sources, as the metric has them.
 const (
 	FromCommit  = "local"   // an append of this replica

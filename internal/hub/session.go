@@ -23,8 +23,7 @@ type Transport interface {
 	// the message that is partly written, calls Session.Blocked, and Session.Unblocked
 	// when that has gone out. After an error the connection is of no more use.
 	Send(Batch) error
-	// Ping asks the client for a sign of life. It is called only while everything
-	// sent was confirmed, so there is room for it in the socket's buffer.
+	// Ping shows the client a sign of life, and asks it for one. It does not wait.
 	Ping() error
 	// Close tells the client why and ends the connection. It does not wait.
 	Close(Closing)
@@ -61,6 +60,7 @@ type Session struct {
 	window     window
 	heardAt    time.Time // last sign of life
 	pingedAt   time.Time // last ping that is not answered; zero if none
+	sentAt     time.Time // last write
 }
 
 // Open makes a session of a user and attaches it; it is woken from then on, and
@@ -72,7 +72,7 @@ func (h *Hub) Open(ctx context.Context, userID, transport string) (*Session, err
 	spread := 0.9 + 0.2*mrand.Float64() // so that sessions opened together do not end together
 	s := &Session{
 		hub: h, id: rand.Text(), userID: userID, transport: transport,
-		openedAt: now, expiresAt: now.Add(time.Duration(spread * float64(h.cfg.MaxAge))), heardAt: now,
+		openedAt: now, expiresAt: now.Add(time.Duration(spread * float64(h.cfg.MaxAge))), heardAt: now, sentAt: now,
 	}
 	if err := h.register(s); err != nil {
 		h.metrics.refused.WithLabelValues(refusal(err)).Inc()

@@ -56,7 +56,8 @@ func (s *Session) begin(piece Batch) bool {
 	if s.ended || s.blocked || s.position != piece.After {
 		return false
 	}
-	s.window.add(piece.Page, time.Now())
+	s.sentAt = time.Now()
+	s.window.add(piece.Page, s.sentAt)
 	s.position = piece.Through
 	return true
 }

@@ -91,8 +91,9 @@ func (s *Session) inspect(now time.Time) (why *Closing, ping Transport) {
 		return &Unreachable, nil
 	case now.After(s.expiresAt):
 		return &tooOld, nil
-	case waiting, s.blocked: // progress is the sign of life
-	case s.pingedAt.IsZero() && !s.delivering && now.Sub(s.heardAt) >= cfg.PingEvery:
+	case s.blocked, s.delivering, !s.pingedAt.IsZero(): // progress, or an answer, is waited for
+	case now.Sub(s.sentAt) >= cfg.PingEvery, !waiting && now.Sub(s.heardAt) >= cfg.PingEvery:
+		s.sentAt = now
 		s.pingedAt = now
 		return nil, s.conn
 	}

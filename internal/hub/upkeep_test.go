@@ -50,6 +50,28 @@ func TestSilentConnectionIsPinged(t *testing.T) {
 	})
 }
 
+// A client watches over its connection by what the server sends: pings come also
+// to one that is not silent itself, and to one that takes long to confirm.
+func TestSilenceOfTheServerIsBounded(t *testing.T) {
+	inBubble(t, func(cfg *hub.Config) { cfg.AckTimeout = time.Hour }, func(t *testing.T, b *bubble) {
+		talking := b.connect("al", func(c *fakeConn) { c.pongs(time.Second) })
+		owing := b.connect("bea", func(c *fakeConn) { c.pongs(time.Second) })
+		b.appendAndWake("bea", 1)
+		for range 100 {
+			pass(time.Second)
+			talking.session.Heard()
+		}
+		for name, c := range map[string]*fakeConn{"talking": talking, "owing": owing} {
+			if n := len(c.pinged()); n < 3 || n > 4 {
+				t.Errorf("%s: %d pings in 100 s", name, n)
+			}
+			if why, ended := c.closing(); ended {
+				t.Errorf("%s: closed: %+v", name, why)
+			}
+		}
+	})
+}
+
 func TestFailedPingEndsTheSession(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bubble) {
 		c := b.connect("al", func(c *fakeConn) { c.onPing = func() error { return errors.New("broken pipe") } })

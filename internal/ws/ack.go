@@ -12,8 +12,33 @@ import (
 // errNoAck: the client sent something else than an ack.
 var errNoAck = errors.New(`acknowledge with {"kind":"ack","seq":N}`)
 
-// parseAck returns the seq of a client's ack frame, or errNoAck: there is no other
-// frame that a client may send.
+// Kinds of frames that a client may send.
+const (
+	kindAck  = "ack"
+	kindPing = "ping"
+	kindPong = "pong"
+)
+
+// parseFrame returns what a client's frame says: an ack and its seq, a ping or a
+// pong; or errNoAck.
+func parseFrame(frame []byte) (kind string, seq int64, err error) {
+	if seq, err = parseAck(frame); err == nil {
+		return kindAck, seq, nil
+	}
+	var f struct {
+		Kind string `json:"kind"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(frame))
+	decoder.DisallowUnknownFields()
+	if decoder.Decode(&f) == nil && (f.Kind == kindPing || f.Kind == kindPong) {
+		if _, rest := decoder.Token(); rest == io.EOF {
+			return f.Kind, 0, nil
+		}
+	}
+	return "", 0, err
+}
+
+// parseAck returns the seq of a client's ack frame, or errNoAck.
 func parseAck(frame []byte) (int64, error) {
 	if seq, ok := parsePlainAck(frame); ok {
 		return seq, nil
@@ -31,7 +56,7 @@ func parseAck(frame []byte) (int64, error) {
 		// A second ack in the same frame would be passed over in silence.
 		return 0, fmt.Errorf("more than one value in a frame; %w", errNoAck)
 	}
-	if f.Kind != "ack" || f.Seq == nil || *f.Seq < 0 {
+	if f.Kind != kindAck || f.Seq == nil || *f.Seq < 0 {
 		return 0, fmt.Errorf("unknown frame; %w", errNoAck)
 	}
 	return *f.Seq, nil

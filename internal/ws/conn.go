@@ -80,10 +80,23 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // Write writes a frame, or keeps it until there is room.
 func (c *conn) Write(frame []byte) (int, error) {
+	const control, closing = 0x8, 0x88
+	return c.write(frame, frame[0]&control != 0 && frame[0] != closing)
+}
+
+// answer writes a frame that may be left out if the client does not read.
+func (c *conn) answer(frame []byte) error {
+	_, err := c.write(frame, true)
+	return err
+}
+
+func (c *conn) write(frame []byte, mayDrop bool) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.kept != nil {
-		c.kept.queue(frame)
+		if !mayDrop || c.kept.queued < maxQueued {
+			c.kept.queue(frame)
+		}
 		return len(frame), nil
 	}
 	n, err := c.push(frame)

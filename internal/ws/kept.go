@@ -10,9 +10,9 @@ import (
 	"restante/internal/hub"
 )
 
-// maxQueued bounds the control frames that wait behind a frame that is partly
-// written. A client that pings and does not read gets no more pongs than that:
-// RFC 6455 section 5.5.3 leaves it to answer the latest only.
+// maxQueued bounds the pings and pongs that wait behind a frame that is partly
+// written: a client that pings and does not read gets no more pongs than that (RFC
+// 6455 section 5.5.3 asks to answer the latest only).
 const maxQueued = 1 << 10
 
 // kept is what a full connection did not take: the rest of a frame that was begun,
@@ -29,12 +29,8 @@ type kept struct {
 	place *list.Element
 }
 
-// queue adds a frame behind the others. Pings and pongs may be left out.
+// queue adds a frame behind the others.
 func (k *kept) queue(frame []byte) {
-	const control, closing = 0x8, 0x88
-	if k.queued >= maxQueued && frame[0]&control != 0 && frame[0] != closing {
-		return
-	}
 	k.queued += len(frame)
 	k.rest = append(k.rest, frame...)
 }

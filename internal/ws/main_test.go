@@ -209,6 +209,7 @@ type frame struct {
 	Head             int64           `json:"head"`
 	Acked            int64           `json:"acked"`
 	Session          string          `json:"session"`
+	PingEvery        float64         `json:"pingEverySeconds"`
 	Seq              int64           `json:"seq"`
 	Time             string          `json:"time"`
 	Type             *string         `json:"type"`

@@ -64,31 +64,41 @@ func (t *transport) read() hub.Closing {
 		if kind != websocket.MessageText {
 			return hub.Violation(hub.CodePolicy, "restante.v1 takes text frames only")
 		}
-		seq, err := t.readAck(r)
+		kindOf, seq, err := t.readFrame(r)
 		switch {
 		case errors.Is(err, errNoAck):
 			return hub.Violation(hub.CodePolicy, err.Error())
 		case err != nil:
 			return closingOf(err)
 		}
-		if err := t.session.Ack(seq); err != nil {
-			return hub.Violation(hub.CodePolicy, fmt.Sprintf("seq %d: %v", seq, err))
+		switch kindOf {
+		case kindAck:
+			if err := t.session.Ack(seq); err != nil {
+				return hub.Violation(hub.CodePolicy, fmt.Sprintf("seq %d: %v", seq, err))
+			}
+		case kindPing:
+			t.session.Heard()
+			if err := t.conn.answer(appendFrame(nil, finText, []byte(`{"kind":"pong"}`))); err != nil {
+				return closingOf(err)
+			}
+		case kindPong:
+			t.session.Heard()
 		}
 		t.flood.ack(seq)
 	}
 }
 
-// readAck reads a client's frame into a buffer that is shared by all: a
+// readFrame reads a client's frame into a buffer that is shared by all: a
 // connection that waits for its next one keeps none.
-func (t *transport) readAck(r io.Reader) (int64, error) {
+func (t *transport) readFrame(r io.Reader) (kind string, seq int64, err error) {
 	shared := t.handler.outgoing()
 	defer t.handler.release(shared)
 	buffer := bytes.NewBuffer(shared.frames)
-	_, err := buffer.ReadFrom(r)
+	_, err = buffer.ReadFrom(r)
 	if shared.frames = buffer.Bytes(); err != nil {
-		return 0, err
+		return "", 0, err
 	}
-	return parseAck(shared.frames)
+	return parseFrame(shared.frames)
 }
 
 // pong is called by the reader. In plain mode the payload is the seq that the
@@ -132,9 +142,15 @@ func (t *transport) Send(batch hub.Batch) error {
 	return nil
 }
 
-// Ping implements hub.Transport.
+// Ping implements hub.Transport. A page does not see the WebSocket's pings, but it
+// sees a ping frame, and knows that the connection is alive. The answer that counts
+// is the WebSocket's own pong: clients need not know ping frames.
 func (t *transport) Ping() error {
-	_, err := t.conn.Write(appendFrame(nil, finPing, nil))
+	var frames []byte
+	if t.v1 {
+		frames = appendFrame(frames, finText, []byte(`{"kind":"ping"}`))
+	}
+	_, err := t.conn.Write(appendFrame(frames, finPing, nil))
 	return err
 }
 

@@ -20,7 +20,9 @@ func (t *transport) hello() error {
 		Head    int64  `json:"head"`
 		Acked   int64  `json:"acked"`
 		Session string `json:"session"`
-	}{"hello", t.handler.hub.Epoch(), at.Head, at.Acked, t.session.ID()})
+		// PingEvery is how long the server is silent at most.
+		PingEvery float64 `json:"pingEverySeconds"`
+	}{"hello", t.handler.hub.Epoch(), at.Head, at.Acked, t.session.ID(), t.handler.hub.PingEvery().Seconds()})
 	if err != nil {
 		return err
 	}

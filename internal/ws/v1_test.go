@@ -68,7 +68,7 @@ func TestV1Frames(t *testing.T) {
 		t.Fatalf("%+v, %v", stream, err)
 	}
 	hello := parse(t, c.next())
-	if hello.Kind != "hello" || hello.Head != 6 || hello.Acked != 1 || hello.Epoch != s.Hub.Epoch() || hello.Epoch == "" || hello.Session != stream.Sessions[0].SessionID {
+	if hello.Kind != "hello" || hello.Head != 6 || hello.Acked != 1 || hello.Epoch != s.Hub.Epoch() || hello.Epoch == "" || hello.Session != stream.Sessions[0].SessionID || hello.PingEvery != 30 {
 		t.Errorf("hello %+v", hello)
 	}
 	for _, want := range []struct{ seq, from, to int64 }{{0, 2, 3}, {4, 0, 0}, {0, 5, 5}, {6, 0, 0}} {
@@ -136,6 +136,8 @@ func TestV1Violations(t *testing.T) {
 		"string":           {websocket.MessageText, `{"kind":"ack","seq":"0"}`, 1008},
 		"huge":             {websocket.MessageText, `{"kind":"ack","seq":99999999999999999999}`, 1008},
 		"unknown field":    {websocket.MessageText, `{"kind":"ack","seq":0,"x":1}`, 1008},
+		"ping and more":    {websocket.MessageText, `{"kind":"ping","seq":1}`, 1008},
+		"two pings":        {websocket.MessageText, `{"kind":"ping"}{"kind":"ping"}`, 1008},
 		"two in one frame": {websocket.MessageText, `{"kind":"ack","seq":0}{"kind":"ack","seq":0}`, 1008},
 		"rest":             {websocket.MessageText, `{"kind":"ack","seq":0}]`, 1008},
 		"beyond":           {websocket.MessageText, `{"kind":"ack","seq":1}`, 1008},
@@ -160,6 +162,62 @@ func TestV1Violations(t *testing.T) {
 			s.gone(t, name)
 		})
 	}
+}
+
+// A page sees neither the WebSocket's pings nor its pongs: it gets frames. It may
+// send them at any time, and confirms nothing by them.
+func TestPingFrames(t *testing.T) {
+	t.Parallel()
+	s := serve(t, coretest.Options{DeliverDelay: time.Minute})
+	c := s.dial(t, "al", "restante.v1")
+	c.next() // hello
+	for _, ping := range []string{`{"kind":"ping"}`, ` { "kind" : "ping" } `} {
+		c.send(websocket.MessageText, `{"kind":"pong"}`)
+		c.send(websocket.MessageText, ping)
+		if got := c.next(); got != `{"kind":"pong"}` {
+			t.Errorf("%s was answered with %s", ping, got)
+		}
+	}
+	s.post(t, "al", `1`)
+	c.next()
+	c.send(websocket.MessageText, `{"kind":"ping"}`)
+	c.next()
+	if at, err := s.Log.Stream(t.Context(), "al"); err != nil || at.Acked != 0 {
+		t.Errorf("acked %d, %v", at.Acked, err)
+	}
+}
+
+// Silence is no longer than hello says. A client that knows no ping frames answers
+// the WebSocket's pings, and stays.
+func TestSilentServerSendsPings(t *testing.T) {
+	t.Parallel()
+	s := serve(t, coretest.Options{DeliverDelay: time.Minute, Ping: 2 * time.Second})
+	t.Run("restante.v1", func(t *testing.T) {
+		t.Parallel()
+		c := s.dialRaw(t, "al", "Sec-WebSocket-Protocol: restante.v1\r\n", nil)
+		if _, hello := c.frame(); parse(t, string(hello)).PingEvery != 2 {
+			t.Errorf("%s", hello)
+		}
+		for range 3 {
+			if op, text := c.frame(); op != opText || string(text) != `{"kind":"ping"}` {
+				t.Errorf("frame %d %s", op, text)
+			}
+			if op, payload := c.frame(); op != opPing {
+				t.Errorf("frame %d %s", op, payload)
+			}
+			c.write(masked(opPong, nil))
+		}
+	})
+	t.Run("plain", func(t *testing.T) {
+		t.Parallel()
+		c := s.dialRaw(t, "bea", "", nil)
+		for range 3 {
+			if op, payload := c.frame(); op != opPing || len(payload) > 0 {
+				t.Errorf("frame %d %s", op, payload)
+			}
+			c.write(masked(opPong, nil))
+		}
+	})
 }
 
 // A browser fails a connection whose server chooses none of the subprotocols that

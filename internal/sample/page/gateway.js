@@ -22,6 +22,8 @@ export class Connection {
   #turn = 0;     // counts openings and stops: an answer that belongs to an earlier one is ignored
   #attempt = 0;
   #greeted = false; // hello has arrived on this socket
+  #silence = 0;  // ms without a frame after which the connection counts as dead; 0: the gateway does not say
+  #watchdog = null;
   #pause = null; // ms the gateway asked us to stay away
   #batch = [];   // frames that have arrived and are not taken yet
 
@@ -36,8 +38,9 @@ export class Connection {
   constructor(options) {
     this.options = options;
     // A phone that finds its network again should not wait for the timer.
-    addEventListener('online', () => this.#soon());
-    addEventListener('visibilitychange', () => document.visibilityState === 'visible' && this.#soon());
+    const look = () => (this.#soon(), this.#ask());
+    addEventListener('online', look);
+    addEventListener('visibilitychange', () => document.visibilityState === 'visible' && look());
   }
 
   start() {
@@ -51,6 +54,7 @@ export class Connection {
     this.#stopped = true;
     this.#turn++;
     clearTimeout(this.#timer);
+    clearTimeout(this.#watchdog);
     this.#timer = null;
     this.#flush();
     const socket = this.#socket;
@@ -78,13 +82,36 @@ export class Connection {
     setTimeout(() => turn === this.#turn && !this.#greeted && socket.close(), 15000);
     this.#greeted = false;
     socket.onmessage = (event) => this.#socket === socket && this.#frame(event.data);
-    socket.onclose = (event) => {
-      if (this.#socket !== socket) return;
-      this.#flush();
-      this.#socket = null;
-      if (FATAL[event.code]) return this.stop(FATAL[event.code]);
-      this.#retry(WHY[event.code] ?? (this.#greeted ? 'The connection was lost.' : 'The gateway is not available.'));
-    };
+    socket.onclose = (event) => this.#socket === socket && this.#ended(event.code);
+  }
+
+  #ended(code) {
+    clearTimeout(this.#watchdog);
+    this.#flush();
+    this.#socket = null;
+    if (FATAL[code]) return this.stop(FATAL[code]);
+    this.#retry(WHY[code] ?? (this.#greeted ? 'The connection was lost.' : 'The gateway is not available.'));
+  }
+
+  // A network that goes silent closes nothing: the socket would stay open for
+  // minutes while a message waits. The gateway sends something every so often.
+  #watch(ms) {
+    clearTimeout(this.#watchdog);
+    if (ms > 0) this.#watchdog = setTimeout(() => this.#silent(), ms);
+  }
+
+  #silent() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#ended(); // the browser would wait for the answer to its close
+    socket.close();
+  }
+
+  /** The network may have changed: is the gateway still there? */
+  #ask() {
+    if (!this.#silence || this.#socket?.readyState !== WebSocket.OPEN) return;
+    this.#socket.send('{"kind":"ping"}');
+    this.#watch(Math.min(this.#silence, 5000));
   }
 
   /** Exchanges the ID token for a single-use token; null when that failed for now. */
@@ -120,6 +147,8 @@ export class Connection {
 
   #frame(data) {
     const frame = JSON.parse(data);
+    if (frame.kind === 'hello') this.#silence = 2500 * (frame.pingEverySeconds ?? 0);
+    this.#watch(this.#silence);
     switch (frame.kind) {
       case 'hello':
         this.#attempt = 0;
@@ -136,7 +165,7 @@ export class Connection {
       case 'bye':
         this.#pause = frame.reconnectAfterMs ?? 0;
         break;
-      // Frames of a newer gateway are none of our business.
+      // Pings and pongs have done their work; frames of a newer gateway are none of our business.
     }
   }
 
