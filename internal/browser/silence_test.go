@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/chromedp/chromedp"
 )
 
 // A network that swallows everything ends no WebSocket: without a watchdog the page
@@ -17,31 +15,31 @@ func TestSilentNetworkIsNoticed(t *testing.T) {
 	t.Parallel()
 	server := newServer(t, common.binary, [4]int{}, "-ping=2s")
 	server.createUser("dora", password)
-	network := newNetwork(t, strings.TrimPrefix(server.gateway, "http://"))
+	wire := newWire(t, strings.TrimPrefix(server.gateway, "http://"))
 	page := openTab(t, newProfile(t), server.page)
 	page.signIn("dora")
-	page.do(chromedp.Evaluate(fmt.Sprintf(`window.WebSocket = class extends WebSocket {
+	ask[int](page, fmt.Sprintf(`window.WebSocket = class extends WebSocket {
 		constructor(url, protocols) { super(url.replace(/^ws:\/\/[^/]+/, 'ws://%s'), protocols); }
-	}; 0`, network.address), nil))
+	}; 0`, wire.address))
 	page.connect()
 	server.publish("dora", "before", 0)
 	page.untilShown(1)
 	server.until("dora", "confirmed", func(s stream) bool { return s.Pending == 0 })
 
-	network.swallow()
+	wire.swallow()
 	server.publish("dora", "after", 0)
 	page.untilShown(2)
 	page.untilState("connected")
 	page.wantRows("1 before", "2 after")
-	if network.opened() < 2 {
-		t.Errorf("%d connections: the network was not silent", network.opened())
+	if wire.opened() < 2 {
+		t.Errorf("%d connections: the network was not silent", wire.opened())
 	}
 	page.quiet()
 }
 
-// network carries connections to an address, until it swallows what they carry.
+// wire carries connections to an address, until it swallows what they carry.
 // Those that are opened later are carried.
-type network struct {
+type wire struct {
 	address string
 	to      string
 
@@ -51,13 +49,13 @@ type network struct {
 	ended bool
 }
 
-func newNetwork(t *testing.T, to string) *network {
+func newWire(t *testing.T, to string) *wire {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{address: l.Addr().String(), to: to}
+	n := &wire{address: l.Addr().String(), to: to}
 	var carriers sync.WaitGroup
 	carriers.Go(func() {
 		for {
@@ -83,7 +81,7 @@ func newNetwork(t *testing.T, to string) *network {
 
 // carry serves one connection. Its both ends stay open when one is closed, as they
 // do when a network is silent.
-func (n *network) carry(from net.Conn) {
+func (n *wire) carry(from net.Conn) {
 	to, err := net.Dial("tcp", n.to)
 	if err != nil {
 		from.Close()
@@ -110,20 +108,20 @@ func (n *network) carry(from net.Conn) {
 	both.Wait()
 }
 
-func (n *network) swallow() {
+func (n *wire) swallow() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.muted = len(n.conns)
 }
 
-func (n *network) isMuted(at int) bool {
+func (n *wire) isMuted(at int) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return at < n.muted
 }
 
 // opened returns how many connections there have been.
-func (n *network) opened() int {
+func (n *wire) opened() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.conns) / 2
@@ -132,7 +130,7 @@ func (n *network) opened() int {
 // mutable loses what is written to it once its connection is muted.
 type mutable struct {
 	io.Writer
-	n  *network
+	n  *wire
 	at int
 }
 

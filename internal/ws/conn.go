@@ -110,8 +110,12 @@ func (c *conn) write(frame []byte, mayDrop bool) (int, error) {
 // push writes p and returns how much of it the connection took: all, or errFull.
 // c.mu must be held.
 func (c *conn) push(p []byte) (n int, err error) {
+	wait := patience
+	if c.transport == nil {
+		wait = c.timeout
+	}
 	for n < len(p) {
-		if err := c.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		if err := c.SetWriteDeadline(time.Now().Add(wait)); err != nil {
 			return n, err
 		}
 		m, err := c.Conn.Write(p[n:min(len(p), n+writeSize)])
