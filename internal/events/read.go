@@ -12,7 +12,8 @@ import (
 )
 
 // Bounds of reading. Read returns at most maxPageEvents events and stops after
-// the one that reaches maxPageBytes, so a page is at most that plus one message.
+// the one that reaches maxPageBytes, or what ReadUpTo was given, so a page is at most
+// that plus one message.
 const (
 	readLoops     = 2  // statements in flight
 	readGroup     = 64 // readers that share a statement
@@ -37,6 +38,7 @@ type reader struct {
 type readRequest struct {
 	user  string
 	after int64
+	bytes int // the page stops after the event that reaches it
 	page  Page
 	start int64 // where the page was looked for: after, or acked if all between has expired
 	holes bool  // the page leaves out pending events
@@ -62,6 +64,16 @@ func newReader(cfg Config, m *metrics) *reader {
 //
 // Errors: ErrUnavailable, or ctx's.
 func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (Page, error) {
+	return l.ReadUpTo(ctx, userID, after, knownHead, maxPageBytes)
+}
+
+// ReadUpTo is Read with a smaller page from Postgres, for a reader that will not
+// take a whole one: it stops after the event that reaches maxBytes. 0 stands for a
+// page of Read's.
+func (l *Log) ReadUpTo(ctx context.Context, userID string, after, knownHead int64, maxBytes int) (Page, error) {
+	if maxBytes <= 0 || maxBytes > maxPageBytes {
+		maxBytes = maxPageBytes
+	}
 	if knownHead > after {
 		if found, ok := l.tail.read(userID, after, maxPageEvents, time.Now()); ok {
 			l.metrics.reads.WithLabelValues("tail").Inc()
@@ -69,7 +81,7 @@ func (l *Log) Read(ctx context.Context, userID string, after, knownHead int64) (
 		}
 	}
 	l.metrics.reads.WithLabelValues("log").Inc()
-	r := &readRequest{user: userID, after: after, done: make(chan struct{})}
+	r := &readRequest{user: userID, after: after, bytes: maxBytes, done: make(chan struct{})}
 	select {
 	case l.reads.queue <- r:
 	case <-l.reads.ended:
@@ -162,7 +174,7 @@ const confirmedSQL = `CASE WHEN ` + passedSQL + ` THEN s.confirmed ELSE s.acked 
 // gone already.
 const readSQL = `
 SELECT q.i, s.head, s.acked, p.start, e.seq, e.payload, coalesce(e.type, ''), coalesce(e.traceparent, ''), e.created_at, e.expires_at
-FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS q(user_id, after, i)
+FROM unnest($1::text[], $2::bigint[], $4::int[]) WITH ORDINALITY AS q(user_id, after, bytes, i)
 JOIN streams s ON s.user_id = q.user_id
 CROSS JOIN LATERAL (SELECT CASE WHEN q.after < s.acked AND s.confirmed <= q.after AND ` + passedSQL + ` THEN s.acked ELSE q.after END AS start) p
 LEFT JOIN LATERAL (
@@ -172,17 +184,17 @@ LEFT JOIN LATERAL (
 		FROM events
 		WHERE user_id = q.user_id AND seq > p.start AND seq <= p.start + $5::bigint AND expires_at > now()
 		ORDER BY seq LIMIT $3) page
-	WHERE bytes_before < $4) e ON true
+	WHERE bytes_before < q.bytes) e ON true
 WHERE ` + guardSQL + `$6` + guardEndSQL + `
 ORDER BY q.i, e.seq`
 
 func (r *reader) read(ctx context.Context, group []*readRequest) error {
-	users, after := make([]string, len(group)), make([]int64, len(group))
+	users, after, bytes := make([]string, len(group)), make([]int64, len(group)), make([]int32, len(group))
 	for i, req := range group {
-		users[i], after[i] = req.user, req.after
+		users[i], after[i], bytes[i] = req.user, req.after, int32(req.bytes)
 		req.page.Through, req.start = req.after, req.after
 	}
-	rows, err := r.pool.Query(ctx, readSQL, users, after, maxPageEvents, maxPageBytes, maxPageSeqs, r.history.guard())
+	rows, err := r.pool.Query(ctx, readSQL, users, after, maxPageEvents, bytes, maxPageSeqs, r.history.guard())
 	if err != nil {
 		return err
 	}
@@ -221,7 +233,7 @@ func (r *reader) read(ctx context.Context, group []*readRequest) error {
 	})
 	for i, req := range group {
 		// A page that was cut says only how far it goes.
-		if n := len(req.page.Events); n == maxPageEvents || pageBytes[i] >= maxPageBytes {
+		if n := len(req.page.Events); n == maxPageEvents || pageBytes[i] >= req.bytes {
 			req.page.Through = req.page.Events[n-1].Seq
 		}
 		req.holes = req.page.Through-from[i] > pending[i]

@@ -27,6 +27,7 @@ type fakeLog struct {
 	rows     map[string]events.Session
 	watched  map[string]int
 	reads    int
+	bytes    int           // of payload read
 	page     int           // events per page; 0 for all
 	failing  int           // reads that are still to fail
 	noAttach error         // what Attach fails with
@@ -53,7 +54,7 @@ func (l *fakeLog) append(user string, n int) int64 {
 	return int64(len(l.streams[user]))
 }
 
-func (l *fakeLog) Read(ctx context.Context, user string, after, _ int64) (events.Page, error) {
+func (l *fakeLog) ReadUpTo(ctx context.Context, user string, after, _ int64, maxBytes int) (events.Page, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++
@@ -64,13 +65,16 @@ func (l *fakeLog) Read(ctx context.Context, user string, after, _ int64) (events
 	if ctx.Err() != nil {
 		return events.Page{}, ctx.Err()
 	}
+	size := 0
 	page := events.Page{Through: max(after, int64(len(l.streams[user])))}
 	for _, e := range l.streams[user][min(after, int64(len(l.streams[user]))):] {
 		if !e.ExpiresAt.After(time.Now()) {
 			continue
 		}
 		page.Events = append(page.Events, e)
-		if len(page.Events) == l.page {
+		l.bytes += len(e.Payload)
+		size += len(e.Payload)
+		if len(page.Events) == l.page || maxBytes > 0 && size >= maxBytes {
 			page.Through = e.Seq
 			break
 		}

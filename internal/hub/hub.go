@@ -22,7 +22,7 @@ var (
 
 // Log is what a session needs of the event log.
 type Log interface {
-	Read(ctx context.Context, userID string, after, knownHead int64) (events.Page, error)
+	ReadUpTo(ctx context.Context, userID string, after, knownHead int64, maxBytes int) (events.Page, error)
 	Ack(userID string, seq int64)
 	Watch(userID string)
 	Unwatch(userID string)

@@ -16,7 +16,7 @@ import (
 // instantLog has every event that is asked for.
 type instantLog struct{ page []events.Event }
 
-func (l *instantLog) Read(_ context.Context, _ string, after, known int64) (events.Page, error) {
+func (l *instantLog) ReadUpTo(_ context.Context, _ string, after, known int64, _ int) (events.Page, error) {
 	n := min(known-after, int64(len(l.page)))
 	return events.Page{Events: l.page[:n], Through: after + n}, nil
 }

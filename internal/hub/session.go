@@ -53,6 +53,7 @@ type Session struct {
 	why        *Closing // of a session that ended before Start
 	delivering bool     // a goroutine runs deliver
 	blocked    bool     // the connection is full: nothing is sent until Unblocked
+	pageBytes  int      // how much is read at once for a client that is slow; 0 for a whole page
 	look       bool     // read the log, whatever is known of its head
 	known      int64    // highest head heard of
 	position   int64    // everything up to here was read and handed to the transport
@@ -245,13 +246,13 @@ func (s *Session) deliver() {
 			s.mu.Unlock()
 			return
 		}
-		after, known, conn := s.position, s.known, s.conn
+		after, known, conn, limit := s.position, s.known, s.conn, s.pageBytes
 		if s.look {
 			known, s.look = 0, false
 		}
 		s.mu.Unlock()
 
-		page, err := s.hub.log.Read(s.hub.life, s.userID, after, known)
+		page, err := s.hub.log.ReadUpTo(s.hub.life, s.userID, after, known, limit)
 		if err != nil {
 			// The wake is used up: going back to waiting could wait for ever.
 			s.mu.Lock()

@@ -11,6 +11,9 @@ import (
 // piece that did not fit.
 const pieceBytes = 16 << 10
 
+// wholePage is when a client that was slow is read whole pages for again.
+const wholePage = 128 << 10
+
 // eventOverhead stands for what a frame adds to a payload.
 const eventOverhead = 128
 
@@ -33,6 +36,7 @@ func (b Batch) split() (piece, rest Batch) {
 // send hands a page to the transport, piece by piece, until the client takes no
 // more. The rest of the page is dropped: it is read again once the client is ready.
 func (s *Session) send(conn Transport, page Batch) error {
+	defer s.adjust()
 	for page.Through > page.After {
 		var piece Batch
 		piece, page = page.split()
@@ -45,6 +49,22 @@ func (s *Session) send(conn Transport, page Batch) error {
 		s.count(s.sent(piece))
 	}
 	return nil
+}
+
+// adjust fits the next page to what the client has taken of this one. What does not
+// fit is read again: a client that takes 16 KiB at a time must not cost a page of 256
+// each time.
+func (s *Session) adjust() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.blocked:
+		s.pageBytes = pieceBytes
+	case s.pageBytes >= wholePage:
+		s.pageBytes = 0
+	default:
+		s.pageBytes *= 2
+	}
 }
 
 // begin moves the position over a piece before it is written, because the client

@@ -127,6 +127,31 @@ func TestBlockedSessionGoesOnWhereItStopped(t *testing.T) {
 	})
 }
 
+// A client that takes 16 messages at a time costs about as much reading as it takes,
+// not a page each time.
+func TestSlowClientCostsLittleReading(t *testing.T) {
+	inBubble(t, nil, func(t *testing.T, b *bubble) {
+		const n, size = 320, 1000
+		b.appendLarge("al", n, size)
+		c := b.connectBlocking("al", 16)
+		b.log.with(func() { b.log.bytes = 0 }) // the first page was a whole one
+		for through := int64(0); through < n; {
+			c.takes = 16
+			c.session.Unblocked()
+			synctest.Wait()
+			through, _ = c.last()
+			if err := c.session.Ack(through); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.log.with(func() {
+			if b.log.bytes > 2*n*size {
+				t.Errorf("%d bytes were read to send %d", b.log.bytes, n*size)
+			}
+		})
+	})
+}
+
 // Bytes that a full connection takes are progress, and so is a confirmation.
 func TestBlockedSessionEndsWithoutProgress(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, b *bubble) {
