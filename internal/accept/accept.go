@@ -1,5 +1,5 @@
 // Package accept bounds the connections that a server holds, below what the process
-// may have open: whoever connects, there are files left for Postgres, for the admin
+// may have open: for all who connect, there are files left for Postgres, for the admin
 // listener and for the keyring.
 //
 // A connection waits while its client has not sent a complete request header: since
@@ -83,6 +83,18 @@ func (c *conn) Close() error {
 	c.limit.forget(c)
 	return c.Conn.Close()
 }
+
+// CloseWrite lets net/http end a connection whose client is still sending: without it
+// the client would see a reset instead of the answer.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// NetConn is the connection itself, for whoever sets options of its socket.
+func (c *conn) NetConn() net.Conn { return c.Conn }
 
 func (l *Limit) forget(c *conn) {
 	l.mu.Lock()

@@ -274,3 +274,40 @@ type fakeConn struct {
 
 func (c fakeConn) RemoteAddr() net.Addr { return c.from }
 func (fakeConn) Close() error           { return nil }
+
+// What wraps a connection must not hide what others need of it: without CloseWrite
+// net/http resets a connection instead of answering 431, and without NetConn the send
+// buffer of a slow WebSocket cannot be bounded.
+func TestConnectionKeepsItsAbilities(t *testing.T) {
+	t.Parallel()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	client, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := New(10, 1).Listener(inner).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if wrapped, ok := c.(interface{ NetConn() net.Conn }); !ok {
+		t.Error("no NetConn")
+	} else if _, ok := wrapped.NetConn().(*net.TCPConn); !ok {
+		t.Errorf("NetConn is a %T", wrapped.NetConn())
+	}
+	half, ok := c.(interface{ CloseWrite() error })
+	if !ok {
+		t.Fatal("no CloseWrite")
+	}
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := client.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("after CloseWrite the client reads %d bytes, %v", n, err)
+	}
+}

@@ -201,9 +201,9 @@ func TestConnectTellsWhy(t *testing.T) {
 func TestUsersAreLimited(t *testing.T) {
 	t.Parallel()
 	g := start(t, api.Config{UserTokens: 1, UserConnects: 1})
-	for i := range 11 {
+	for i := range 21 {
 		r := g.do(t, "POST", "/v1/tokens", "", "Authorization", "Bearer id-token-of-ann")
-		if i < 10 {
+		if i < 20 {
 			if r.StatusCode != 200 {
 				t.Fatalf("token %d: %d %s", i, r.StatusCode, r.body)
 			}
@@ -213,10 +213,10 @@ func TestUsersAreLimited(t *testing.T) {
 			t.Errorf("%+v, Retry-After %q", d, r.Header.Get("Retry-After"))
 		}
 	}
-	for i := range 11 {
+	for i := range 21 {
 		_, answer := dial(t, g, handshake("/v1/connect?token=token-for-ann", upgrade))
 		r := read(t, answer)
-		if i < 10 {
+		if i < 20 {
 			if r.StatusCode != 101 {
 				t.Fatalf("connect %d: %d", i, r.StatusCode)
 			}

@@ -8,8 +8,9 @@ import (
 )
 
 // userBurst is how many seconds' worth of its rate a user may use at once: with the
-// default of 5 a second, all 32 connections that a user may have come back together.
-const userBurst = 10
+// default of 20 a second, all 32 connections that a user may have come back together
+// several times in a row.
+const userBurst = 20
 
 // userRate bounds how often each user does something on this replica. It keeps one
 // time for a user, and only while the user has used some of its burst: a user that is

@@ -19,7 +19,7 @@ func TestUserRate(t *testing.T) {
 		}
 		return n
 	}
-	if n := allowed("ann", 5000); n != 50 {
+	if n := allowed("ann", 5000); n != 5*userBurst {
 		t.Errorf("%d at once", n)
 	}
 	if n := allowed("bob", 10); n != 10 {

@@ -111,7 +111,7 @@ func TestBadRequests(t *testing.T) {
 		{"10 MB", message("ann", strings.Repeat("x", 10<<20)), 413, "body-too-large"},
 		{"10 MB in chunks", chunked(w.key, `{"userId":"ann","message":"`+strings.Repeat("x", 10<<20)+`"}`), 413, "body-too-large"},
 		{"10 MB of brackets", post(w.key, strings.Repeat("[", 10<<20)), 413, "body-too-large"},
-		{"deep", post(w.key, `{"userId":"ann","message":`+strings.Repeat("[", 30_000)+strings.Repeat("]", 30_000)+"}"), 400, "malformed-json"},
+		{"deep", post(w.key, `{"userId":"ann","message":`+strings.Repeat("[", 30_000)+strings.Repeat("]", 30_000)+"}"), 422, "message-too-deep"},
 		{"1001 messages", post(w.key, "["+strings.Repeat(goodBody+",", 1000)+goodBody+"]"), 422, "too-many-messages"},
 		{"wrong method", request("PUT /v1/messages", "Content-Length: 0"), 405, "method-not-allowed"},
 		{"GET of a POST", request("GET /v1/messages"), 405, "method-not-allowed"},

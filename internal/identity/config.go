@@ -55,9 +55,10 @@ type Config struct {
 	// that write no rights into tokens, such as Kubernetes.
 	PublisherSubjects []string
 
-	// RefetchInterval is the shortest time between two fetches of an issuer's
-	// keys; default 30 s. A key that the issuer uses without having announced it
-	// before is accepted after at most this time.
+	// RefetchInterval is the time between two fetches of an issuer's keys while
+	// tokens with unknown keys keep coming; default 30 s. A few may follow at once. A
+	// key that the issuer uses without having announced it before is accepted after
+	// at most this time.
 	RefetchInterval time.Duration
 	// Timeout of one fetch, discovery and keys together; default 5 s.
 	Timeout time.Duration

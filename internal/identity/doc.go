@@ -26,8 +26,8 @@
 //
 // To fetch is to read the discovery document and the keys it points to. It
 // happens when it is needed, once for all who need it, and seldom: anybody can
-// send tokens with invented key ids, so after a success the next fetch is at
-// least RefetchInterval away, and after a failure it backs off from one second.
+// send tokens with invented key ids, so after a few in a row the next fetch
+// is RefetchInterval away, and after a failure it backs off from one second.
 //
 // # Authority
 //

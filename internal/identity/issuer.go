@@ -17,6 +17,11 @@ const (
 	// maxStale is how long they are used while the issuer cannot be asked.
 	maxStale = 24 * time.Hour
 
+	// quickFetches may follow each other at once, so that the first token of a new key
+	// is accepted, and one of an unknown key is refused, without a wait. After that, and
+	// until an interval has gone by, a flood of invented key ids causes one an interval.
+	quickFetches = 3
+
 	firstBackoff = time.Second
 	// maxFirstBackoff keeps the wait short for an issuer that starts after us;
 	// once there are keys, RefetchInterval is the longest wait.
@@ -39,6 +44,7 @@ type issuer struct {
 	version  int       // of known, counts successes
 	fetched  time.Time // when known was fetched
 	next     time.Time // no fetch before
+	quick    int       // fetches that need not wait for the interval
 	renewing bool      // somebody is asking whether old keys are still good
 	failures int       // since the last success
 	cause    error     // of the last failure, nil after a success
@@ -120,9 +126,16 @@ func (i *issuer) fetch(ctx context.Context) {
 			i.failures++
 			return nil, nil
 		}
+		if now.Sub(i.fetched) >= i.interval {
+			i.quick = quickFetches
+		}
 		i.known, i.fetched, i.cause, i.failures = found, now, nil, 0
 		i.version++
-		i.next = now.Add(i.interval)
+		if i.next = now; i.quick == 0 {
+			i.next = now.Add(i.interval)
+		} else {
+			i.quick--
+		}
 		return nil, nil
 	})
 }

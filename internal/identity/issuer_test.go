@@ -38,8 +38,8 @@ func TestUnknownKidFlood(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := i.fetches.Load(); n != 1 {
-		t.Errorf("200 invented key ids made %d fetches, want 1", n)
+	if n := i.fetches.Load(); n > 1+quickFetches {
+		t.Errorf("200 invented key ids made %d fetches, want %d at most", n, 1+quickFetches)
 	}
 	// A known key id with another key's signature is no cheaper way to do it.
 	forged := key{good.id, good.alg, invented.private}.sign(t, i.idToken(nil))
@@ -52,8 +52,8 @@ func TestUnknownKidFlood(t *testing.T) {
 	for range 20 {
 		_, _ = v.User(t.Context(), forged)
 	}
-	if n := i.fetches.Load(); n != 2 {
-		t.Errorf("%d fetches after one interval, want 2", n)
+	if n := i.fetches.Load(); n > 2*(1+quickFetches) {
+		t.Errorf("%d fetches after one interval, want %d at most", n, 2*(1+quickFetches))
 	}
 	if _, err := v.User(t.Context(), good.sign(t, i.idToken(nil))); err != nil {
 		t.Errorf("a good token after the flood: %v", err)
@@ -72,11 +72,22 @@ func TestKeyRotation(t *testing.T) {
 	}
 	i.publish(second.public())
 	clock = clock.Add(time.Second)
-	// Nobody knows yet whether the token is good: not 401, which makes a user sign in
-	// again, but "ask later".
-	if _, err := v.User(t.Context(), second.sign(t, i.idToken(nil))); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("within the interval: %v, want unavailable", err)
+	if _, err := v.User(t.Context(), second.sign(t, i.idToken(nil))); err != nil {
+		t.Errorf("the first token of a new key: %v", err)
 	}
+	clock = clock.Add(defaultRefetchInterval)
+	for range quickFetches + 1 { // somebody invents keys
+		clock = clock.Add(time.Millisecond)
+		_, _ = v.User(t.Context(), rsaKey(t, "invented").sign(t, i.idToken(nil)))
+	}
+	// Nobody knows yet whether this token is good: not 401, which makes a user sign in
+	// again, but "ask later".
+	clock = clock.Add(time.Millisecond)
+	i.publish(first.public(), second.public())
+	if _, err := v.User(t.Context(), first.sign(t, i.idToken(nil))); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("after many unknown keys: %v, want unavailable", err)
+	}
+	i.publish(second.public())
 	clock = clock.Add(defaultRefetchInterval)
 	if _, err := v.User(t.Context(), second.sign(t, i.idToken(nil))); err != nil {
 		t.Errorf("after the interval: %v", err)
