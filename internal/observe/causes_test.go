@@ -29,9 +29,8 @@ func (w *world) causes() []cause {
 		{"a listener does not read", []string{"RestanteNotificationQueue"}, w.ignoreNotifications},
 		{"redeeming is slow", []string{"RestantePoolExhausted"}, w.slowRedeem},
 		{"clients acknowledge nothing, and come back", []string{"RestanteClientsNotAcknowledging", "RestanteSessionChurn"}, w.comeAndGo},
-		{"clients say nothing", []string{"RestanteReplicaFull"}, w.sayNothing},
 		{"connections lie idle", []string{"RestanteConnectionsNearMax"}, w.lieIdle},
-		{"a table is locked again and again", []string{"RestanteAppendSlow", "RestanteDeliverySlow"}, w.lockTable},
+		{"Postgres writes slowly", []string{"RestanteAppendSlow", "RestanteDeliverySlow"}, w.writeSlowly},
 	}
 }
 
@@ -202,13 +201,16 @@ func (w *world) lieIdle() (end func()) {
 	return leave
 }
 
-// lockTable holds a lock for less than the 2 s after which an append gives up:
-// messages are accepted, late.
-func (w *world) lockTable() (end func()) {
-	conn := w.dial()
-	return w.repeat(1, func(ctx context.Context, _ int) {
-		_, _ = conn.Exec(ctx, `BEGIN; LOCK TABLE events IN EXCLUSIVE MODE; SELECT pg_sleep(1.3); COMMIT`)
-	})
+// writeSlowly: every append takes as long as on a disk that is nearly full. A locked
+// table would not do: appends that wait for a lock are set aside, and their messages
+// begin to count when it is free.
+func (w *world) writeSlowly() (end func()) {
+	w.exec(`CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.3); RETURN NULL; END'`)
+	w.exec(`CREATE TRIGGER be_slow AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION be_slow()`)
+	return func() {
+		w.exec(`DROP TRIGGER be_slow ON events`)
+		w.exec(`DROP FUNCTION be_slow()`)
+	}
 }
 
 // loseCensus: none is taken in time, for the gateway's own come once a minute.

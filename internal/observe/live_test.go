@@ -82,8 +82,22 @@ func TestLive(t *testing.T) {
 	step("the log has another epoch", func(t *testing.T) {
 		w.exec(`UPDATE meta SET epoch = 'another'`)
 		alerts.fire(t, "RestanteEpochChanged")
+		// Its connections have ended, and clients of tests do not come back by themselves.
+		for i, user := range []string{"ann", "bob"} {
+			eventually(t, user+" connects again", func() bool {
+				c, err := w.tryConnect(w.t.Context(), w.replicas[i], user, &client{}, "restante.v1")
+				if err == nil {
+					w.t.Cleanup(c.close)
+				}
+				return err == nil
+			})
+		}
 	})
 	step("everything at once", func(t *testing.T) { alerts.undergo(t, w.causes()...) })
+	// By itself: connections that come and go push out those that say nothing.
+	step("a replica is full", func(t *testing.T) {
+		alerts.undergo(t, cause{"clients say nothing", []string{"RestanteReplicaFull"}, w.sayNothing})
+	})
 	step("periodic jobs are not run", func(t *testing.T) {
 		alerts.undergo(t, cause{"no census", []string{"RestanteUpkeepStopped"}, w.loseCensus})
 	})
