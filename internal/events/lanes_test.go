@@ -191,9 +191,8 @@ func TestLockedStreamsDoNotHoldUpJobsAndConnectsOfOthers(t *testing.T) {
 	for i := range 10 { // the pool has four connections
 		log.attach(t, fmt.Sprint("s", i), "z")
 	}
-	if n := log.backends(t, `wait_event_type = 'Lock'`); n > 2 {
-		t.Errorf("%d connections wait for locks", n)
-	}
+	// Each connect tries for a moment before it waits its turn.
+	until(t, "two connections at most wait for locks", func() bool { return log.backends(t, `wait_event_type = 'Lock'`) <= 2 })
 	// Sessions that are attached together are not kept from it, or they do not hold what
 	// they have locked.
 	start := time.Now()
