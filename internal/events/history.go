@@ -22,7 +22,7 @@ var (
 	// from a backup, or another server took over that lacks the newest events.
 	ErrHistoryChanged = errors.New("the log's history changed")
 	// ErrReadOnly: the server is a standby, or refuses to write.
-	ErrReadOnly = errors.New("Postgres is read-only: it is a standby, or default_transaction_read_only is on")
+	ErrReadOnly = errors.New("the database is read-only: it is a standby, or default_transaction_read_only is on")
 )
 
 // historyTimeout bounds one look at a connection.
