@@ -166,11 +166,8 @@ func TestBusyConnectionsStay(t *testing.T) {
 	if got := socket.get("/hijack"); got != http.StatusSwitchingProtocols {
 		t.Fatal(got)
 	}
-	var busy []*client
 	for range 3 {
-		c := dial(t, "127.0.0.1", address)
-		c.send("/hold")
-		busy = append(busy, c)
+		dial(t, "127.0.0.1", address).send("/hold")
 	}
 	limit.busy(t, 4)
 	told := dial(t, "127.0.0.1", address)

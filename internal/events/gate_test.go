@@ -90,16 +90,6 @@ func (r *replica) lockAll(t *testing.T, users ...string) (release func()) {
 	return r.foreign(t, `SELECT FROM streams WHERE user_id = ANY($1) ORDER BY user_id FOR UPDATE`, users)
 }
 
-// waitFor runs a statement on a connection that waits for locks as long as it takes.
-func (r *replica) waitFor(t *testing.T, sql string, args ...any) <-chan result[struct{}] {
-	t.Helper()
-	conn := r.stranger(t)
-	return doing(func() (struct{}, error) {
-		_, err := conn.Exec(t.Context(), sql, args...)
-		return struct{}{}, err
-	})
-}
-
 // stranger opens a connection without any settings of ours.
 func (r *replica) stranger(t *testing.T) *pgx.Conn {
 	t.Helper()
