@@ -19,6 +19,11 @@
 //	   │                                 │
 //	   └──────────── end ◀───────────────┘   connection lost, no ack, drain, maximum age
 //
+// A client that takes in at least one message per ack timeout makes progress, however
+// slow it is (I7): it is not sent a message again because it is slow. While its
+// connection is full the session is blocked: it holds no page, and reads the log again
+// from its position when there is room, as much as the client has been taking.
+//
 // A waiting session costs one goroutine, its transport's reader. The goroutine
 // that delivers is started by a wake and ends when there is nothing to do.
 //
