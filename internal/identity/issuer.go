@@ -20,7 +20,7 @@ const (
 	// quickFetches may follow each other at once, so that the first token of a new key
 	// is accepted, and one of an unknown key is refused, without a wait. After that, and
 	// until an interval has gone by, a flood of invented key ids causes one an interval.
-	quickFetches = 3
+	quickFetches = 5
 
 	firstBackoff = time.Second
 	// maxFirstBackoff keeps the wait short for an issuer that starts after us;
@@ -74,10 +74,15 @@ func (i *issuer) current(ctx context.Context) (published, int, error) {
 
 // newer returns what the issuer publishes in another version than the one that was
 // tried in vain. It returns the same when that was read after since, errHeldBack when
-// it is too early to ask again, and ErrUnavailable when the issuer did not answer.
-func (i *issuer) newer(ctx context.Context, tried int, since time.Time) (published, error) {
+// it is too early to ask again, and ErrUnavailable when the issuer did not answer. A
+// key that is not known may be asked for sooner than a better one of the same name.
+func (i *issuer) newer(ctx context.Context, tried int, since time.Time, unknown bool) (published, error) {
 	i.mu.Lock()
 	same := i.version == tried
+	if same && !unknown && i.now().Before(i.fetched.Add(i.interval)) {
+		defer i.mu.Unlock()
+		return published{}, errHeldBack
+	}
 	if same && !i.fetched.Before(since) {
 		defer i.mu.Unlock()
 		return i.known, nil

@@ -175,7 +175,7 @@ func (k *keySet) check(ctx context.Context, token string) ([]byte, error) {
 	}
 	// Also when the key's id is known: an issuer may have a new key by an old
 	// name.
-	newer, err := k.issuer.newer(ctx, version, started)
+	newer, err := k.issuer.newer(ctx, version, started, first == rejectedKey)
 	if errors.Is(err, errHeldBack) && first != rejectedKey {
 		return nil, first
 	}
