@@ -45,7 +45,6 @@ func (t *test) readmeBlocks() map[string]func(out string) error {
 			}
 			return err
 		},
-		"docker compose exec -T postgres pg_dump": says("replaced by"),
 	}
 }
 
